@@ -1,0 +1,35 @@
+//! No panic reaches the server: every callback runs inside [`caught`].
+
+use crate::engine;
+use crate::reply::error_text;
+use redis_module::{Context, RedisError, RedisResult, RedisString, logging};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tandem_shared::Error;
+
+/// What a command handler is here.
+pub type Handler = fn(&Context, Vec<RedisString>) -> tandem_shared::Result<redis_module::RedisValue>;
+
+/// Runs a command: an error becomes `-CODE message`, a panic `-CORRUPT …` and a line in the log.
+pub fn command(handler: Handler) -> impl Fn(&Context, Vec<RedisString>) -> RedisResult {
+    move |context, args| {
+        let result = catch_unwind(AssertUnwindSafe(|| handler(context, args)));
+        let outcome = result.unwrap_or_else(|_| {
+            note_panic("a command");
+            Err(Error::corrupt("module", "a command failed half-way (see the server log)"))
+        });
+        outcome.map_err(|error| RedisError::String(error_text(&error)))
+    }
+}
+
+/// Runs a callback that has nobody to answer to; after a panic the fallback is returned.
+pub fn caught<T>(what: &str, fallback: T, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        note_panic(what);
+        fallback
+    })
+}
+
+fn note_panic(what: &str) {
+    let _ = engine::with(|engine| engine.panics += 1);
+    logging::log_warning(format!("tandem: {what} panicked; run TANDEM.VERIFY and report this"));
+}

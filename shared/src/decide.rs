@@ -1,0 +1,261 @@
+//! What a request does to the stored revision. The engines lock and read the current revision, ask here, and
+//! store what they are told: no rule lives in an engine. Clock and key are arguments.
+
+use crate::digest::{Digest, DigestKey};
+use crate::error::{Error, Result, shown};
+use crate::join::{is_conflict, order};
+use crate::request::{Precondition, PutRequest, RemoveRequest};
+use crate::revision::{Body, Head, Revision, State, Timestamp, Version};
+use std::cmp::Ordering;
+
+/// What a put or a removal comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Store this revision.
+    Write(Revision),
+    /// The stored item already is what was asked for; no version, no log row.
+    Unchanged,
+}
+
+/// What applying a foreign revision comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// Where the revision stands against the stored one.
+    pub outcome: Outcome,
+    /// Two writers used one version for different revisions: the loser is to be recorded.
+    pub conflict: bool,
+}
+
+/// Where an applied revision stands against the stored one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is greater: store it.
+    Applied,
+    /// It is what is stored.
+    Unchanged,
+    /// It is smaller: the stored one stays.
+    Stale,
+}
+
+impl Outcome {
+    /// The word users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Stale => "stale",
+        }
+    }
+}
+
+/// Decides a put. `current` is the stored revision or tombstone.
+///
+/// Errors: `CONFLICT` or `EXISTS` when the precondition does not hold, `STALE` when a version is asked for that
+/// is not newer, `INVALID` when no version is left.
+pub fn decide_put(
+    key: &DigestKey,
+    id: &str,
+    current: Option<&Head<'_>>,
+    request: PutRequest,
+    now: Timestamp,
+) -> Result<Decision> {
+    check_precondition(key, id, current, &request.precondition)?;
+    let live = current.and_then(|head| head.live);
+    let state = match (request.state, live) {
+        (Some(state), _) => state,
+        (None, Some(live)) => State::new(live.state)?,
+        (None, None) => State::default(),
+    };
+    let same = live.is_some_and(|live| {
+        live.state == state.as_str()
+            && live.content_type == request.content.content_type()
+            && live.payload_hash == *request.content.payload_hash()
+    });
+    let current_version = current.map(|head| head.version);
+    if same && request.version.is_none_or(|version| Some(version) == current_version) {
+        return Ok(Decision::Unchanged);
+    }
+    let version = new_version(id, current_version, request.version)?;
+    let body = Body::Live { state, content: request.content };
+    Ok(Decision::Write(Revision { version, timestamp: now, audit: request.audit, body }))
+}
+
+/// Decides a removal: a tombstone with version current + 1, or nothing where nothing lives.
+///
+/// Errors: `CONFLICT` when the etag does not match, `INVALID` when no version is left.
+pub fn decide_remove(
+    key: &DigestKey,
+    id: &str,
+    current: Option<&Head<'_>>,
+    request: RemoveRequest,
+    now: Timestamp,
+) -> Result<Decision> {
+    check_precondition(key, id, current, &request.precondition)?;
+    match current {
+        Some(head) if !head.is_tombstone() => Ok(Decision::Write(Revision {
+            version: head.version.next()?,
+            timestamp: now,
+            audit: request.audit,
+            body: Body::Tombstone,
+        })),
+        _ => Ok(Decision::Unchanged),
+    }
+}
+
+/// Decides what a foreign revision does: joining keeps the greater one.
+pub fn decide_apply(key: &DigestKey, id: &str, current: Option<&Head<'_>>, offered: &Head<'_>) -> Applied {
+    let Some(current) = current else {
+        return Applied { outcome: Outcome::Applied, conflict: false };
+    };
+    let outcome = match order(key, id, offered, current) {
+        Ordering::Greater => Outcome::Applied,
+        Ordering::Equal => Outcome::Unchanged,
+        Ordering::Less => Outcome::Stale,
+    };
+    Applied { outcome, conflict: is_conflict(key, id, offered, current) }
+}
+
+/// The version and timestamp of a row that plain DML writes. `current` is the row's old state, or the tombstone
+/// under its id; `given` is the version the statement sets, `None` if it leaves it as it is; `changed` says
+/// whether content, type or state differ from a live `current`. `None` means: nothing to version here.
+///
+/// Errors: `STALE` when the version set is not newer, `INVALID` when no version is left.
+pub fn decide_row(
+    id: &str,
+    current: Option<&Head<'_>>,
+    given: Option<Version>,
+    changed: bool,
+) -> Result<Option<Version>> {
+    if given.is_none() && !changed && current.is_some_and(|head| !head.is_tombstone()) {
+        return Ok(None);
+    }
+    new_version(id, current.map(|head| head.version), given).map(Some)
+}
+
+fn new_version(id: &str, current: Option<Version>, asked: Option<Version>) -> Result<Version> {
+    match (current, asked) {
+        (None, asked) => Ok(asked.unwrap_or(Version::FIRST)),
+        (Some(current), None) => current.next(),
+        (Some(current), Some(asked)) if asked > current => Ok(asked),
+        (Some(current), Some(asked)) => Err(Error::Stale {
+            what: format!("item {}", shown(id)),
+            current: current.get(),
+            offered: asked.get(),
+        }),
+    }
+}
+
+fn check_precondition(
+    key: &DigestKey,
+    id: &str,
+    current: Option<&Head<'_>>,
+    precondition: &Precondition,
+) -> Result<()> {
+    let etag = |digest: Option<Digest>| digest.map_or_else(|| "none".to_owned(), Digest::to_hex);
+    match precondition {
+        Precondition::None => Ok(()),
+        Precondition::IfAbsent => match current.and_then(|head| head.digest(key, id)) {
+            None => Ok(()),
+            Some(digest) => Err(Error::Exists { what: format!("item {}", shown(id)), etag: digest.to_hex() }),
+        },
+        Precondition::IfMatch(expected) => {
+            let digest = current.and_then(|head| head.digest(key, id));
+            if digest.as_ref() == Some(expected) {
+                return Ok(());
+            }
+            Err(Error::Conflict {
+                what: format!("item {}", shown(id)),
+                expected: expected.to_hex(),
+                current: etag(digest),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::CONTENT_BYTES_MAX;
+    use crate::request::PutOptions;
+
+    fn now() -> Timestamp {
+        Timestamp::new(1_700_000_000_000).unwrap()
+    }
+
+    fn put(text: &str, options: PutOptions<'_>) -> PutRequest {
+        PutRequest::parse(text.as_bytes(), &options, CONTENT_BYTES_MAX).unwrap()
+    }
+
+    fn decide(current: Option<&Revision>, request: PutRequest) -> Result<Decision> {
+        let head = current.map(Revision::head);
+        decide_put(&DigestKey::new(b""), "a", head.as_ref(), request, now())
+    }
+
+    fn written(decision: Result<Decision>) -> Revision {
+        match decision.unwrap() {
+            Decision::Write(revision) => revision,
+            Decision::Unchanged => panic!("nothing was written"),
+        }
+    }
+
+    #[test]
+    fn puts_count_versions_and_skip_what_is_there() {
+        let first = written(decide(None, put("[1]", PutOptions::default())));
+        assert_eq!(first.version.get(), 1);
+        assert_eq!(decide(Some(&first), put("[1.0]", PutOptions::default())), Ok(Decision::Unchanged));
+        let second = written(decide(Some(&first), put("[2]", PutOptions::default())));
+        assert_eq!(second.version.get(), 2);
+        let tagged = PutOptions { state: Some("x"), ..PutOptions::default() };
+        let third = written(decide(Some(&second), put("[2]", tagged)));
+        assert_eq!(third.version.get(), 3);
+        let kept = written(decide(Some(&third), put("[4]", PutOptions::default())));
+        assert_eq!(kept.head().live.unwrap().state, "x", "a put without a state keeps it");
+    }
+
+    #[test]
+    fn versions_must_be_newer() {
+        let five =
+            written(decide(None, put("1", PutOptions { version: Some("5"), ..PutOptions::default() })));
+        assert_eq!(five.version.get(), 5);
+        let again = put("1", PutOptions { version: Some("5"), ..PutOptions::default() });
+        assert_eq!(decide(Some(&five), again), Ok(Decision::Unchanged));
+        let other = put("2", PutOptions { version: Some("5"), ..PutOptions::default() });
+        assert!(matches!(decide(Some(&five), other), Err(Error::Stale { current: 5, offered: 5, .. })));
+    }
+
+    #[test]
+    fn preconditions_hold_or_refuse() {
+        let key = DigestKey::new(b"");
+        let first = written(decide(None, put("1", PutOptions::default())));
+        let etag = first.digest(&key, "a").unwrap().to_hex();
+        let matching = PutOptions { if_match: Some(&etag), ..PutOptions::default() };
+        let second = written(decide(Some(&first), put("2", matching)));
+        assert!(matches!(decide(Some(&second), put("3", matching)), Err(Error::Conflict { .. })));
+        assert!(matches!(decide(None, put("3", matching)), Err(Error::Conflict { .. })));
+        let absent = PutOptions { if_absent: true, ..PutOptions::default() };
+        assert!(matches!(decide(Some(&second), put("3", absent)), Err(Error::Exists { .. })));
+        assert_eq!(written(decide(None, put("3", absent))).version.get(), 1);
+    }
+
+    #[test]
+    fn removal_makes_a_tombstone_once_and_puts_go_on_counting() {
+        let key = DigestKey::new(b"");
+        let first = written(decide(None, put("1", PutOptions::default())));
+        let removal = decide_remove(&key, "a", Some(&first.head()), RemoveRequest::default(), now());
+        let tombstone = written(removal);
+        assert_eq!((tombstone.version.get(), tombstone.head().is_tombstone()), (2, true));
+        let again = decide_remove(&key, "a", Some(&tombstone.head()), RemoveRequest::default(), now());
+        assert_eq!(again, Ok(Decision::Unchanged));
+        assert_eq!(written(decide(Some(&tombstone), put("1", PutOptions::default()))).version.get(), 3);
+    }
+
+    #[test]
+    fn rows_follow_the_same_versions() {
+        let first = written(decide(None, put("1", PutOptions::default())));
+        let head = first.head();
+        assert_eq!(decide_row("a", Some(&head), None, false), Ok(None));
+        assert_eq!(decide_row("a", Some(&head), None, true).unwrap().unwrap().get(), 2);
+        assert!(decide_row("a", Some(&head), Some(Version::FIRST), true).is_err());
+        assert_eq!(decide_row("a", None, None, true).unwrap().unwrap().get(), 1);
+    }
+}

@@ -1,0 +1,210 @@
+//! The one error enum of tandem (DESIGN section 9). Redis shows `-CODE message`, Postgres the same message
+//! with a SQLSTATE. Messages say what was wrong, with the value, and what to do; they are written here and
+//! nowhere else.
+
+use thiserror::Error;
+
+/// Stable code words; clients match on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// An id, state, option or number is not acceptable.
+    Invalid,
+    /// The content is not JSON that both engines can hold.
+    BadJson,
+    /// Something exceeds a limit.
+    TooLarge,
+    /// The named thing does not exist.
+    NotFound,
+    /// The named thing exists already.
+    Exists,
+    /// Etag or version did not match.
+    Conflict,
+    /// The write is older than what is stored.
+    Stale,
+    /// The content does not fit its schema.
+    Schema,
+    /// A name matches several things.
+    Ambiguous,
+    /// The thing is sealed.
+    Sealed,
+    /// A hash does not match or bytes cannot be decoded.
+    Corrupt,
+    /// A bound of what may wait is reached.
+    Backpressure,
+    /// Waiting took too long.
+    Timeout,
+    /// There is no link, or it is not usable.
+    NoLink,
+}
+
+impl Code {
+    /// The word that clients see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::Invalid => "INVALID",
+            Code::BadJson => "BADJSON",
+            Code::TooLarge => "TOOLARGE",
+            Code::NotFound => "NOTFOUND",
+            Code::Exists => "EXISTS",
+            Code::Conflict => "CONFLICT",
+            Code::Stale => "STALE",
+            Code::Schema => "SCHEMA",
+            Code::Ambiguous => "AMBIGUOUS",
+            Code::Sealed => "SEALED",
+            Code::Corrupt => "CORRUPT",
+            Code::Backpressure => "BACKPRESSURE",
+            Code::Timeout => "TIMEOUT",
+            Code::NoLink => "NOLINK",
+        }
+    }
+}
+
+/// What can go wrong, with the values that a person needs to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument is not acceptable: `what` names it, `problem` says why, `remedy` what to do.
+    #[error("{what} {problem}; {remedy}")]
+    Invalid {
+        /// The argument and its value, shortened.
+        what: String,
+        /// Why it is refused.
+        problem: String,
+        /// What to do instead.
+        remedy: String,
+    },
+    /// JSON text is refused at byte `offset`.
+    #[error("JSON content is refused at byte {offset}: {problem}; mend the text or store it as BINARY")]
+    BadJson {
+        /// Position in the text that came in, in bytes from 0.
+        offset: usize,
+        /// What is wrong there.
+        problem: &'static str,
+    },
+    /// `what` has `actual_bytes`, more than `limit_bytes`.
+    #[error("{what} has {actual_bytes} bytes, at most {limit_bytes} are allowed; shorten it or split it")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        actual_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// Nothing is stored under that name.
+    #[error("{what} does not exist; create it first")]
+    NotFound {
+        /// The thing and its name.
+        what: String,
+    },
+    /// Something is stored under that name already.
+    #[error("{what} exists already (etag {etag}); read it and pass its etag, or choose another id")]
+    Exists {
+        /// The thing and its name.
+        what: String,
+        /// Etag of what is stored.
+        etag: String,
+    },
+    /// The expected etag is not the current one.
+    #[error("{what} has changed: expected etag {expected}, current is {current}; read it again and retry")]
+    Conflict {
+        /// The thing and its name.
+        what: String,
+        /// What the caller expected.
+        expected: String,
+        /// What is stored: an etag, or `none`.
+        current: String,
+    },
+    /// The version offered does not exceed the stored one.
+    #[error("{what} is at version {current}, version {offered} is not newer; use a higher version or none")]
+    Stale {
+        /// The thing and its name.
+        what: String,
+        /// Version stored.
+        current: u64,
+        /// Version offered.
+        offered: u64,
+    },
+    /// Bytes cannot be decoded, or a hash does not match.
+    #[error("{what} is corrupt: {problem}; send it again from its source")]
+    Corrupt {
+        /// What was decoded or checked.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A bound of what may wait is reached.
+    #[error("{what} holds {actual}, the bound is {limit}; wait for the link to catch up or raise the bound")]
+    Backpressure {
+        /// The queue.
+        what: &'static str,
+        /// Its size now.
+        actual: usize,
+        /// Its bound.
+        limit: usize,
+    },
+    /// Waiting took too long.
+    #[error("{what} took longer than {limit_ms} ms; look at the link's state and retry")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// The time limit.
+        limit_ms: u64,
+    },
+    /// There is no such link, or it is not usable.
+    #[error("{what}: {problem}; {remedy}")]
+    NoLink {
+        /// The link.
+        what: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The stable code word.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Invalid { .. } => Code::Invalid,
+            Error::BadJson { .. } => Code::BadJson,
+            Error::TooLarge { .. } => Code::TooLarge,
+            Error::NotFound { .. } => Code::NotFound,
+            Error::Exists { .. } => Code::Exists,
+            Error::Conflict { .. } => Code::Conflict,
+            Error::Stale { .. } => Code::Stale,
+            Error::Corrupt { .. } => Code::Corrupt,
+            Error::Backpressure { .. } => Code::Backpressure,
+            Error::Timeout { .. } => Code::Timeout,
+            Error::NoLink { .. } => Code::NoLink,
+        }
+    }
+
+    /// An argument is refused.
+    pub fn invalid(what: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Invalid { what: what.into(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// JSON is refused at a byte.
+    pub fn bad_json(offset: usize, problem: &'static str) -> Error {
+        Error::BadJson { offset, problem }
+    }
+
+    /// Bytes or a hash are wrong.
+    pub fn corrupt(what: &'static str, problem: impl Into<String>) -> Error {
+        Error::Corrupt { what, problem: problem.into() }
+    }
+}
+
+/// A value for a message: quoted, control characters escaped, cut to 40 characters.
+pub fn shown(value: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 40;
+    let mut chars = value.chars();
+    let head: String = chars.by_ref().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if chars.next().is_some() { format!("'{head}…'") } else { format!("'{head}'") }
+}

@@ -1,0 +1,381 @@
+//! Nodes of the index. Leaves hold the ids; an inner node holds for each child the first id it may contain
+//! (empty for the leftmost) and the fingerprint of everything below.
+#![allow(
+    clippy::indexing_slicing,
+    reason = "the write path of Redis: positions come from a search of the same vector a line before"
+)]
+
+use crate::digest::Digest;
+use crate::fingerprint::Fingerprint;
+
+/// Entries of a full leaf; 32 keep a binary search at five comparisons and an insertion's move at 750 bytes.
+const LEAF_MAX: usize = 32;
+/// Children of a full inner node.
+const INNER_MAX: usize = 32;
+/// Nodes below this size are merged with a neighbour or refilled from it.
+const LEAF_MIN: usize = LEAF_MAX / 8;
+const INNER_MIN: usize = INNER_MAX / 8;
+
+const _: () = assert!(LEAF_MIN >= 1 && INNER_MIN >= 2, "an inner node needs a neighbour to merge with");
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    id: Box<str>,
+    digest: Digest,
+}
+
+#[derive(Debug)]
+pub(super) struct Child {
+    low: Box<str>,
+    fingerprint: Fingerprint,
+    node: Box<Node>,
+}
+
+#[derive(Debug)]
+pub(super) enum Node {
+    Leaf(Vec<Entry>),
+    Inner(Vec<Child>),
+}
+
+impl Default for Node {
+    fn default() -> Node {
+        Node::Leaf(Vec::new())
+    }
+}
+
+impl Child {
+    /// A child that begins at `low`.
+    pub(super) fn new(low: Box<str>, node: Node) -> Child {
+        Child { low, fingerprint: node.sum(), node: Box::new(node) }
+    }
+}
+
+fn child_of(children: &[Child], id: &str) -> usize {
+    children.partition_point(|child| child.low.as_ref() <= id).saturating_sub(1)
+}
+
+impl Node {
+    fn len(&self) -> usize {
+        match self {
+            Node::Leaf(entries) => entries.len(),
+            Node::Inner(children) => children.len(),
+        }
+    }
+
+    fn is_underfull(&self) -> bool {
+        match self {
+            Node::Leaf(entries) => entries.len() < LEAF_MIN,
+            Node::Inner(children) => children.len() < INNER_MIN,
+        }
+    }
+
+    /// The fingerprint of the node from its own entries.
+    fn sum(&self) -> Fingerprint {
+        match self {
+            Node::Leaf(entries) => entries.iter().map(|entry| Fingerprint::of(&entry.digest)).sum(),
+            Node::Inner(children) => children.iter().map(|child| child.fingerprint).sum(),
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Digest> {
+        let mut node = self;
+        loop {
+            match node {
+                Node::Inner(children) => node = children[child_of(children, id)].node.as_ref(),
+                Node::Leaf(entries) => {
+                    let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
+                    return Some(entries[at].digest);
+                }
+            }
+        }
+    }
+
+    /// Returns the digest replaced and, if this node had to be split, its new right neighbour.
+    pub(super) fn insert(&mut self, id: &str, digest: Digest) -> (Option<Digest>, Option<Child>) {
+        match self {
+            Node::Leaf(entries) => insert_into_leaf(entries, id, digest),
+            Node::Inner(children) => {
+                let at = child_of(children, id);
+                let child = &mut children[at];
+                let (old, split) = child.node.insert(id, digest);
+                match split {
+                    None => {
+                        child.fingerprint += Fingerprint::of(&digest);
+                        if let Some(old) = &old {
+                            child.fingerprint -= Fingerprint::of(old);
+                        }
+                        (old, None)
+                    }
+                    Some(right) => {
+                        child.fingerprint = child.node.sum();
+                        (old, insert_child(children, at + 1, right))
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<Digest> {
+        match self {
+            Node::Leaf(entries) => {
+                let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
+                Some(entries.remove(at).digest)
+            }
+            Node::Inner(children) => {
+                let at = child_of(children, id);
+                let child = &mut children[at];
+                let old = child.node.remove(id)?;
+                child.fingerprint -= Fingerprint::of(&old);
+                if child.node.is_underfull() {
+                    rebalance(children, at);
+                }
+                Some(old)
+            }
+        }
+    }
+
+    /// Replaces an inner root that has one child left by that child.
+    pub(super) fn collapse(&mut self) {
+        while let Node::Inner(children) = self
+            && children.len() == 1
+            && let Some(only) = children.pop()
+        {
+            *self = *only.node;
+        }
+    }
+
+    /// The fingerprint of the ids before `bound`.
+    pub(super) fn before(&self, bound: &str) -> Fingerprint {
+        let mut sum = Fingerprint::EMPTY;
+        let mut node = self;
+        loop {
+            match node {
+                Node::Inner(children) => {
+                    let at = child_of(children, bound);
+                    sum += children[..at].iter().map(|child| child.fingerprint).sum();
+                    node = children[at].node.as_ref();
+                }
+                Node::Leaf(entries) => {
+                    let at = entries.partition_point(|entry| entry.id.as_ref() < bound);
+                    return sum + entries[..at].iter().map(|entry| Fingerprint::of(&entry.digest)).sum();
+                }
+            }
+        }
+    }
+
+    /// The id with so many ids before it.
+    pub(super) fn nth(&self, mut rank: u64) -> Option<&str> {
+        let mut node = self;
+        loop {
+            match node {
+                Node::Inner(children) => {
+                    let next = children.iter().find(|child| {
+                        let inside = rank < child.fingerprint.count();
+                        if !inside {
+                            rank -= child.fingerprint.count();
+                        }
+                        inside
+                    })?;
+                    node = next.node.as_ref();
+                }
+                Node::Leaf(entries) => {
+                    return entries.get(usize::try_from(rank).ok()?).map(|entry| entry.id.as_ref());
+                }
+            }
+        }
+    }
+
+    /// The entries from the first id that is not less than `start`.
+    pub(super) fn iter_from(&self, start: &str) -> Iter<'_> {
+        let mut outer = Vec::new();
+        let mut node = self;
+        loop {
+            match node {
+                Node::Inner(children) => {
+                    let at = child_of(children, start);
+                    outer.push(children[at + 1..].iter());
+                    node = children[at].node.as_ref();
+                }
+                Node::Leaf(entries) => {
+                    let at = entries.partition_point(|entry| entry.id.as_ref() < start);
+                    return Iter { outer, leaf: entries[at..].iter() };
+                }
+            }
+        }
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        match self {
+            Node::Leaf(_) => 0,
+            Node::Inner(children) => 1 + children.first().map_or(0, |child| child.node.depth()),
+        }
+    }
+
+    /// Checks the node and everything below; `last` is the id before it. Returns its recomputed fingerprint.
+    pub(super) fn verify<'a>(
+        &'a self,
+        depth: usize,
+        is_root: bool,
+        last: &mut Option<&'a str>,
+    ) -> Result<Fingerprint, String> {
+        if !is_root && self.is_underfull() {
+            return Err(format!("a node has only {} entries", self.len()));
+        }
+        match self {
+            Node::Leaf(entries) => {
+                if depth != 0 || entries.len() > LEAF_MAX {
+                    return Err(format!("a leaf of {} entries lies {depth} too high", entries.len()));
+                }
+                for entry in entries {
+                    if last.is_some_and(|last| last >= entry.id.as_ref()) {
+                        return Err(format!("{:?} does not follow {last:?}", entry.id));
+                    }
+                    *last = Some(entry.id.as_ref());
+                }
+                Ok(self.sum())
+            }
+            Node::Inner(children) => {
+                if depth == 0 || children.len() > INNER_MAX || children.len() < 2 {
+                    return Err(format!("an inner node has {} children at {depth}", children.len()));
+                }
+                let mut sum = Fingerprint::EMPTY;
+                for (at, child) in children.iter().enumerate() {
+                    if at > 0 && last.is_some_and(|last| last >= child.low.as_ref()) {
+                        return Err(format!("bound {:?} does not follow {last:?}", child.low));
+                    }
+                    let below = child.node.verify(depth - 1, false, last)?;
+                    if below != child.fingerprint {
+                        return Err(format!("below {:?} the sum is {below:?}", child.low));
+                    }
+                    sum += below;
+                }
+                Ok(sum)
+            }
+        }
+    }
+
+    /// Memory of the node and everything below without the ids' text, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Node::Leaf(entries) => entries.capacity() * size_of::<Entry>(),
+            Node::Inner(children) => {
+                let below: usize = children
+                    .iter()
+                    .map(|child| child.low.len() + size_of::<Node>() + child.node.memory_bytes())
+                    .sum();
+                children.capacity() * size_of::<Child>() + below
+            }
+        }
+    }
+}
+
+fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, digest: Digest) -> (Option<Digest>, Option<Child>) {
+    let at = match entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)) {
+        Ok(at) => return (Some(std::mem::replace(&mut entries[at].digest, digest)), None),
+        Err(at) => at,
+    };
+    let entry = Entry { id: id.into(), digest };
+    if entries.len() < LEAF_MAX {
+        entries.insert(at, entry);
+        return (None, None);
+    }
+    // Ids that come in ascending order always hit the end: leave the full leaf full. The few it gives away keep
+    // the new one at its minimum.
+    let cut = if at == entries.len() { LEAF_MAX - LEAF_MIN + 1 } else { LEAF_MAX / 2 };
+    let mut right = Vec::with_capacity(LEAF_MAX);
+    right.extend(entries.drain(cut..));
+    if at <= cut {
+        entries.insert(at, entry);
+    } else {
+        right.insert(at - cut, entry);
+    }
+    let low = right[0].id.clone();
+    (None, Some(Child::new(low, Node::Leaf(right))))
+}
+
+fn insert_child(children: &mut Vec<Child>, at: usize, child: Child) -> Option<Child> {
+    children.insert(at, child);
+    if children.len() <= INNER_MAX {
+        return None;
+    }
+    let cut = if at + 1 == children.len() { children.len() - INNER_MIN } else { children.len() / 2 };
+    let right: Vec<Child> = children.drain(cut..).collect();
+    let low = right[0].low.clone();
+    Some(Child::new(low, Node::Inner(right)))
+}
+
+/// Merges the underfull child at `at` with a neighbour; what is too much for one node is dealt out evenly.
+fn rebalance(children: &mut Vec<Child>, at: usize) {
+    if children.len() < 2 {
+        return;
+    }
+    let left = at.saturating_sub(1);
+    let right = children.remove(left + 1);
+    let target = &mut children[left];
+    let low = right.low;
+    let split = match (target.node.as_mut(), *right.node) {
+        (Node::Leaf(entries), Node::Leaf(more)) => {
+            entries.extend(more);
+            (entries.len() > LEAF_MAX).then(|| {
+                let more = entries.split_off(entries.len() / 2);
+                Child::new(more[0].id.clone(), Node::Leaf(more))
+            })
+        }
+        (Node::Inner(inner), Node::Inner(mut more)) => {
+            // The bound of what was the right node's first child: ids below it stay to the left.
+            if let Some(first) = more.first_mut() {
+                first.low = low;
+            }
+            inner.extend(more);
+            (inner.len() > INNER_MAX).then(|| {
+                let more = inner.split_off(inner.len() / 2);
+                Child::new(more[0].low.clone(), Node::Inner(more))
+            })
+        }
+        (_, other) => {
+            debug_assert!(false, "neighbours lie at one depth");
+            Some(Child::new(low, other))
+        }
+    };
+    target.fingerprint = target.node.sum();
+    if let Some(split) = split {
+        children.insert(left + 1, split);
+    }
+}
+
+/// Walks entries in order.
+pub(super) struct Iter<'a> {
+    outer: Vec<std::slice::Iter<'a, Child>>,
+    leaf: std::slice::Iter<'a, Entry>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, Digest);
+
+    fn next(&mut self) -> Option<(&'a str, Digest)> {
+        loop {
+            if let Some(entry) = self.leaf.next() {
+                return Some((entry.id.as_ref(), entry.digest));
+            }
+            let mut node = loop {
+                match self.outer.last_mut()?.next() {
+                    Some(child) => break child.node.as_ref(),
+                    None => self.outer.pop(),
+                };
+            };
+            loop {
+                match node {
+                    Node::Inner(children) => {
+                        let (first, rest) = children.split_first()?;
+                        self.outer.push(rest.iter());
+                        node = first.node.as_ref();
+                    }
+                    Node::Leaf(entries) => {
+                        self.leaf = entries.iter();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

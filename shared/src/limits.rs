@@ -1,0 +1,29 @@
+//! Every bound of tandem as a constant, unit and qualifier last.
+
+/// Longest id, in bytes of UTF-8.
+pub const ID_BYTES_MAX: usize = 512;
+/// Longest state tag, in bytes of UTF-8.
+pub const STATE_BYTES_MAX: usize = 64;
+/// Largest content in bytes unless a setting lowers it; for JSON it bounds the text that comes in and the
+/// canonical form that is stored.
+pub const CONTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Deepest nesting of arrays and objects in JSON content.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Most decimal digits before the point that Postgres' `numeric` holds.
+pub const NUMBER_INTEGER_DIGITS_MAX: i64 = 131_072;
+/// Most decimal digits after the point that Postgres' `numeric` holds.
+pub const NUMBER_FRACTION_DIGITS_MAX: i64 = 16_383;
+/// Largest version: `bigint` in Postgres, a signed integer in Redis replies.
+pub const VERSION_MAX: u64 = i64::MAX as u64;
+/// Longest audit object, in bytes of its canonical JSON.
+pub const AUDIT_BYTES_MAX: usize = 1024;
+/// Largest encoded revision: content, audit, state and the fixed fields with room to spare.
+pub const REVISION_BYTES_MAX: usize = CONTENT_BYTES_MAX + 4096;
+/// Most entries one page of a list returns.
+pub const PAGE_ITEMS_MAX: usize = 10_000;
+/// Entries of a page when the caller names no limit.
+pub const PAGE_ITEMS_DEFAULT: usize = 100;
+
+const _: () =
+    assert!(AUDIT_BYTES_MAX + STATE_BYTES_MAX + 128 < 4096, "the fixed part of a revision must fit");
+const _: () = assert!(ID_BYTES_MAX <= u16::MAX as usize, "ids are length-prefixed with 16 bits");

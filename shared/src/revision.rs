@@ -1,0 +1,290 @@
+//! Revisions of an item: version, timestamp, state, audit and content, or the fact of deletion.
+
+use crate::content::{Content, ContentType, canonicalize};
+use crate::digest::{Digest, DigestKey, PayloadHash};
+use crate::error::{Error, Result, shown};
+use crate::limits::{AUDIT_BYTES_MAX, STATE_BYTES_MAX, VERSION_MAX};
+use std::fmt;
+
+/// A positive 63-bit version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of a first put.
+    pub const FIRST: Version = Version(1);
+
+    /// Checks a version. Errors: `INVALID` for 0, negative numbers and numbers above 2^63 - 1.
+    pub fn new(number: i128) -> Result<Version> {
+        match u64::try_from(number) {
+            Ok(number @ 1..=VERSION_MAX) => Ok(Version(number)),
+            _ => Err(Error::invalid(
+                format!("version {number}"),
+                "is out of range",
+                format!("give an integer from 1 to {VERSION_MAX}"),
+            )),
+        }
+    }
+
+    /// Reads a version from decimal text. Errors: `INVALID`.
+    pub fn parse(text: &str) -> Result<Version> {
+        let number = text.parse::<i128>().map_err(|_| {
+            Error::invalid(
+                format!("version {}", shown(text)),
+                "is not an integer",
+                format!("give an integer from 1 to {VERSION_MAX}"),
+            )
+        })?;
+        Version::new(number)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The version after this one. Errors: `INVALID` when there is none.
+    pub fn next(self) -> Result<Version> {
+        Version::new(i128::from(self.0) + 1)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// Checks a timestamp: what fits a `bigint` and is not before 1970. Errors: `INVALID`.
+    pub fn new(unix_ms: i128) -> Result<Timestamp> {
+        match u64::try_from(unix_ms) {
+            Ok(unix_ms) if unix_ms <= VERSION_MAX => Ok(Timestamp(unix_ms)),
+            _ => Err(Error::invalid(
+                format!("timestamp {unix_ms}"),
+                "is out of range",
+                "give milliseconds since 1970, not negative",
+            )),
+        }
+    }
+
+    /// The number of milliseconds.
+    pub fn unix_ms(self) -> u64 {
+        self.0
+    }
+}
+
+/// A caller's tag, 1 to 64 bytes, no NUL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct State(Box<str>);
+
+/// The state of an item whose writer named none.
+pub const STATE_DEFAULT: &str = "default";
+
+impl State {
+    /// Checks a state. Errors: `INVALID`.
+    pub fn new(text: &str) -> Result<State> {
+        let problem = if text.is_empty() {
+            "is empty".to_owned()
+        } else if text.len() > STATE_BYTES_MAX {
+            format!("has {} bytes", text.len())
+        } else if text.contains('\0') {
+            "contains a NUL byte".to_owned()
+        } else {
+            return Ok(State(text.into()));
+        };
+        Err(Error::invalid(
+            format!("state {}", shown(text)),
+            problem,
+            format!("give 1 to {STATE_BYTES_MAX} bytes of UTF-8 without NUL"),
+        ))
+    }
+
+    /// The state as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for State {
+    fn default() -> State {
+        State(STATE_DEFAULT.into())
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Who wrote a revision and why: a JSON object, kept in canonical form. It travels with the revision and is
+/// not part of its digest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Audit(Box<str>);
+
+impl Audit {
+    /// Checks an audit object. Errors: `BADJSON`, `TOOLARGE`, `INVALID` when it is not an object.
+    pub fn new(text: &str) -> Result<Audit> {
+        if text.len() > AUDIT_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: "audit",
+                actual_bytes: text.len(),
+                limit_bytes: AUDIT_BYTES_MAX,
+            });
+        }
+        let canonical = String::from_utf8(canonicalize(text.as_bytes())?)
+            .map_err(|_| Error::bad_json(0, "it is not UTF-8"))?;
+        if canonical.len() > AUDIT_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: "audit",
+                actual_bytes: canonical.len(),
+                limit_bytes: AUDIT_BYTES_MAX,
+            });
+        }
+        if !canonical.starts_with('{') {
+            return Err(Error::invalid(
+                format!("audit {}", shown(text)),
+                "is not a JSON object",
+                "give an object such as {\"batch\":…,\"trace\":…,\"home\":…}",
+            ));
+        }
+        Ok(Audit(canonical.into()))
+    }
+
+    /// The canonical JSON.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a revision says of its item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// The item has this state and content.
+    Live {
+        /// The tag.
+        state: State,
+        /// The content.
+        content: Content,
+    },
+    /// The item is deleted.
+    Tombstone,
+}
+
+/// One revision of an item; the id is known from where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// Its version.
+    pub version: Version,
+    /// When it was written.
+    pub timestamp: Timestamp,
+    /// Audit object, if the writer gave one.
+    pub audit: Option<Audit>,
+    /// State and content, or deletion.
+    pub body: Body,
+}
+
+impl Revision {
+    /// What decisions and digests need of it, borrowed.
+    pub fn head(&self) -> Head<'_> {
+        let live = match &self.body {
+            Body::Live { state, content } => Some(LiveHead {
+                state: state.as_str(),
+                content_type: content.content_type(),
+                payload_hash: *content.payload_hash(),
+            }),
+            Body::Tombstone => None,
+        };
+        Head {
+            version: self.version,
+            timestamp: self.timestamp,
+            audit: self.audit.as_ref().map(Audit::as_str),
+            live,
+        }
+    }
+
+    /// The content of a live revision.
+    pub fn content(&self) -> Option<&Content> {
+        match &self.body {
+            Body::Live { content, .. } => Some(content),
+            Body::Tombstone => None,
+        }
+    }
+
+    /// The digest of a live revision under `id`; tombstones are not in fingerprints and have none.
+    pub fn digest(&self, key: &DigestKey, id: &str) -> Option<Digest> {
+        self.head().digest(key, id)
+    }
+}
+
+/// A revision without its content bytes: an engine can read it from a row or a value without touching them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// Its version.
+    pub version: Version,
+    /// When it was written.
+    pub timestamp: Timestamp,
+    /// The audit object as canonical JSON.
+    pub audit: Option<&'a str>,
+    /// Of a live revision the rest; `None` for a tombstone.
+    pub live: Option<LiveHead<'a>>,
+}
+
+/// What a live revision has and a tombstone has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveHead<'a> {
+    /// The tag.
+    pub state: &'a str,
+    /// Kind of the content.
+    pub content_type: ContentType,
+    /// Hash of the content.
+    pub payload_hash: PayloadHash,
+}
+
+impl Head<'_> {
+    /// Whether it is a tombstone.
+    pub fn is_tombstone(&self) -> bool {
+        self.live.is_none()
+    }
+
+    /// The digest under `id`, none for a tombstone.
+    pub fn digest(&self, key: &DigestKey, id: &str) -> Option<Digest> {
+        let live = self.live.as_ref()?;
+        Some(key.digest(self.version.get(), id, live.state, live.content_type, &live.payload_hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_positive_and_63_bit() {
+        for refused in ["0", "-1", "9223372036854775808", "1.5", "", "x"] {
+            assert!(Version::parse(refused).is_err(), "{refused}");
+        }
+        let last = Version::parse("9223372036854775807").unwrap();
+        assert!(last.next().is_err());
+        assert_eq!(Version::FIRST.next().unwrap().get(), 2);
+    }
+
+    #[test]
+    fn states_are_bounded() {
+        assert!(State::new("").is_err());
+        assert!(State::new(&"s".repeat(64)).is_ok());
+        assert!(State::new(&"s".repeat(65)).is_err());
+        assert!(State::new("a\0").is_err());
+    }
+
+    #[test]
+    fn audit_is_a_bounded_object() {
+        assert_eq!(Audit::new(r#"{"b":1, "a":2}"#).unwrap().as_str(), r#"{"a":2,"b":1}"#);
+        assert!(Audit::new("[]").is_err());
+        assert!(Audit::new(&format!("{{\"a\":\"{}\"}}", "x".repeat(1024))).is_err());
+    }
+}
