@@ -51,9 +51,8 @@ impl<'a> Args<'a> {
     /// The next argument as an unsigned integer.
     pub fn unsigned(&mut self, what: &str) -> Result<u64> {
         let number = integer(what, self.text(what)?)?;
-        u64::try_from(number).map_err(|_| {
-            Error::invalid(format!("{what} {number}"), "is negative", "give a number from 0 on")
-        })
+        u64::try_from(number)
+            .map_err(|_| Error::invalid(format!("{what} {number}"), "is negative", "give a number from 0 on"))
     }
 
     /// The next argument in upper case, as options and subcommands are compared. `None` at the end.

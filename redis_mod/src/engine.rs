@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
-use tandem_shared::{DigestKey, Digest, Error, Result, Revision, Version};
+use tandem_shared::{Digest, DigestKey, Error, Result, Revision, Version};
 
 /// What is known of one Redis database beyond its keys.
 #[derive(Default)]

@@ -1,0 +1,372 @@
+//! TANDEM.LINK: the half of a link that runs here. Postgres dials; these are the commands of its worker.
+
+use crate::args::{Args, unknown_option};
+use crate::blocked;
+use crate::datatype::key_check;
+use crate::engine;
+use crate::keys;
+use crate::pending::EVERYTHING;
+use crate::reply::Reply;
+use crate::store::{self, Writer, selected};
+use redis_module::{Context, ContextFlags, RedisString, RedisValue};
+use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::error::shown;
+use tandem_shared::id::utf8;
+use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::{Error, Fingerprint, Range, Result};
+
+const USAGE: &str =
+    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|LIST …";
+/// Version of these commands.
+const PROTOCOL: u64 = 1;
+/// Longest time a pull blocks.
+const BLOCK_MS_MAX: u64 = 60_000;
+
+/// TANDEM.LINK
+pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    let mut args = Args::new(&args, USAGE);
+    let verb = args.text("subcommand")?.to_ascii_uppercase();
+    match verb.as_str() {
+        "ATTACH" => attach(context, &mut args),
+        "DETACH" => detach(context, &mut args),
+        "PULL" => pull(context, &mut args),
+        "ACK" => acknowledge(context, &mut args),
+        "PUSH" => push(context, &mut args),
+        "FINGERPRINT" => fingerprint(context, &mut args),
+        "SPLIT" => split(context, &mut args),
+        "LISTRANGE" => list_range(context, &mut args),
+        "FETCH" => fetch(context, &mut args),
+        "PENDING" => pending(context, &mut args),
+        "LIST" => list(context, &args),
+        other => Err(unknown_option(other, USAGE)),
+    }
+}
+
+fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
+    let name = args.text("link")?;
+    if name.is_empty() || name.len() > STATE_BYTES_MAX {
+        return Err(Error::invalid(
+            format!("link {}", shown(name)),
+            format!("has {} bytes", name.len()),
+            format!("give 1 to {STATE_BYTES_MAX}"),
+        ));
+    }
+    Ok(name)
+}
+
+fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    let check = args.text("key check")?;
+    args.end()?;
+    if check != key_check()? {
+        return Err(Error::NoLink {
+            what: format!("link {}", shown(name)),
+            problem: "the digest secrets of the two sides differ".to_owned(),
+            remedy: "set tandem.digest-secret in Redis and tandem.digest_secret in Postgres to one value"
+                .to_owned(),
+        });
+    }
+    let (fresh, seq) = engine::with_database(selected(context), |database| {
+        (database.pending.attach(name), database.pending.last_seq())
+    })?;
+    if fresh {
+        context.replicate("TANDEM.EFFECT", &["ATTACH", name]);
+    }
+    let run = engine::with(|engine| engine.run.clone())?;
+    let reply = Reply::new(context);
+    reply.map(4);
+    reply.bulk("protocol");
+    reply.integer(PROTOCOL);
+    reply.bulk("run");
+    reply.bulk(run);
+    reply.bulk("fresh");
+    reply.integer(u64::from(fresh));
+    reply.bulk("seq");
+    reply.integer(seq);
+    Ok(RedisValue::NoReply)
+}
+
+fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    args.end()?;
+    let known = engine::with_database(selected(context), |database| database.pending.detach(name))?;
+    if known {
+        context.replicate("TANDEM.EFFECT", &["DETACH", name]);
+        blocked::wake(selected(context));
+    }
+    Ok(RedisValue::Integer(i64::from(known)))
+}
+
+/// A pull as asked for.
+pub struct Pull {
+    name: String,
+    /// Entries after this sequence are wanted.
+    pub after: u64,
+    items_max: usize,
+    bytes_max: usize,
+}
+
+fn check_link(database: i32, name: &str, run: &str) -> Result<()> {
+    let (same_run, known) = engine::with(|engine| {
+        let known = engine.databases.get(&database).is_some_and(|database| database.pending.has_link(name));
+        (engine.run == run, known)
+    })?;
+    if same_run && known {
+        return Ok(());
+    }
+    let problem = if known { "the server was restarted" } else { "it is not attached to this database" };
+    Err(Error::NoLink {
+        what: format!("link {}", shown(name)),
+        problem: problem.to_owned(),
+        remedy: "attach it (the worker does so by itself)".to_owned(),
+    })
+}
+
+fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?.to_owned();
+    let database = selected(context);
+    check_link(database, &name, args.text("run")?)?;
+    let after = args.unsigned("after")?;
+    let items_max = args.unsigned("max-items")?.clamp(1, PAGE_ITEMS_MAX as u64) as usize;
+    let bytes_max = args.unsigned("max-bytes")?.max(1) as usize;
+    let block_ms = args.unsigned("block-ms")?.min(BLOCK_MS_MAX);
+    args.end()?;
+    let pull = Pull { name, after, items_max, bytes_max };
+    let ready = engine::with_database(database, |database| database.pending.after(after).next().is_some())?;
+    if ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
+        answer_pull(context, &pull)?;
+    } else {
+        blocked::block(context, database, pull, block_ms);
+    }
+    Ok(RedisValue::NoReply)
+}
+
+/// One entry of a pull before its current revision is read.
+struct Wanted {
+    seq: u64,
+    id: String,
+    aside: Vec<Box<[u8]>>,
+    dropped: bool,
+}
+
+/// Answers a pull from the selected database.
+pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
+    let wanted: Vec<Wanted> = engine::with_database(selected(context), |database| {
+        let after = database.pending.after(pull.after).take(pull.items_max);
+        after
+            .map(|(seq, waiting)| Wanted {
+                seq,
+                id: waiting.id.to_string(),
+                // An origin is not told what it brought, but it is told how far it has got.
+                aside: waiting.aside.clone(),
+                dropped: waiting.dropped.is_some(),
+            })
+            .collect()
+    })?;
+    let reply = Reply::new(context);
+    reply.open_array();
+    let (mut count, mut bytes) = (0, 0);
+    for wanted in wanted {
+        if bytes > pull.bytes_max {
+            break;
+        }
+        for revision in &wanted.aside {
+            bytes += revision.len();
+            reply_entry(reply, wanted.seq, &wanted.id, Some(revision));
+            count += 1;
+        }
+        let current = if wanted.id == EVERYTHING { None } else { current_revision(context, &wanted.id)? };
+        if current.is_none() && !wanted.dropped {
+            continue;
+        }
+        bytes += current.as_ref().map_or(0, Vec::len);
+        reply_entry(reply, wanted.seq, &wanted.id, current.as_deref());
+        count += 1;
+    }
+    reply.end_array(count);
+    let _ = &pull.name;
+    Ok(())
+}
+
+fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
+    reply.array(3);
+    reply.integer(seq);
+    reply.bulk(id);
+    reply.bulk_or_null(revision);
+}
+
+/// The live revision or tombstone of an id, encoded.
+fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
+    if let Ok(Some(encoded)) = keys::with_item(context, id, keys::look(), encode) {
+        return Ok(Some(encoded));
+    }
+    engine::with_database(selected(context), |database| database.tombstones.get(id).map(encode))
+}
+
+fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    let database = selected(context);
+    check_link(database, name, args.text("run")?)?;
+    let seq = args.unsigned("seq")?;
+    args.end()?;
+    let forgotten =
+        engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
+    context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
+    Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
+}
+
+fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    let mut pairs = Vec::new();
+    while args.left() > 0 {
+        let id = args.bytes()?;
+        pairs.push((id, args.bytes()?));
+    }
+    let known = engine::with_database(selected(context), |database| database.pending.has_link(name))?;
+    if !known {
+        return Err(Error::NoLink {
+            what: format!("link {}", shown(name)),
+            problem: "it is not attached to this database".to_owned(),
+            remedy: "attach it first".to_owned(),
+        });
+    }
+    let reply = Reply::new(context);
+    reply.array(pairs.len());
+    for (id, encoded) in pairs {
+        let applied = (|| {
+            let id = utf8("id", id)?;
+            tandem_shared::id::check_id(id)?;
+            store::apply(context, id, decode(encoded, Source::Foreign)?, Writer::Link(name))
+        })();
+        match applied {
+            Ok(applied) => reply.bulk(applied.outcome.as_str()),
+            Err(error) => reply.error(&error),
+        }
+    }
+    Ok(RedisValue::NoReply)
+}
+
+/// Pairs of bounds; an empty end means no end.
+fn ranges(args: &mut Args<'_>) -> Result<Vec<Range>> {
+    let mut ranges = Vec::new();
+    while args.left() > 0 {
+        let start = args.text("start")?.to_owned();
+        let end = args.text("end")?;
+        ranges.push(Range::new(start, Some(end).filter(|end| !end.is_empty()).map(str::to_owned)));
+    }
+    Ok(ranges)
+}
+
+fn reply_sum(reply: Reply, sum: &Fingerprint) {
+    reply.integer(sum.count());
+    reply.bulk(sum.sum());
+}
+
+fn fingerprint(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let ranges = ranges(args)?;
+    let sums = engine::with_database(selected(context), |database| {
+        ranges.iter().map(|range| database.index.fingerprint(range)).collect::<Vec<_>>()
+    })?;
+    let reply = Reply::new(context);
+    reply.array(sums.len());
+    for sum in sums {
+        reply.array(2);
+        reply_sum(reply, &sum);
+    }
+    Ok(RedisValue::NoReply)
+}
+
+fn split(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    const PARTS_MAX: u64 = 1024;
+    let parts = args.unsigned("parts")?.clamp(1, PARTS_MAX) as usize;
+    let ranges = ranges(args)?;
+    let cut = engine::with_database(selected(context), |database| {
+        ranges.iter().map(|range| database.index.split(range, parts)).collect::<Vec<_>>()
+    })?;
+    let reply = Reply::new(context);
+    reply.array(cut.len());
+    for parts in cut {
+        reply.array(parts.len() * 4);
+        for part in parts {
+            reply.bulk(&part.range.start);
+            reply.bulk(part.range.end.as_deref().unwrap_or_default());
+            reply_sum(reply, &part.fingerprint);
+        }
+    }
+    Ok(RedisValue::NoReply)
+}
+
+fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let limit = args.unsigned("limit")?.clamp(1, PAGE_ITEMS_MAX as u64) as usize;
+    let ranges = ranges(args)?;
+    let reply = Reply::new(context);
+    reply.array(ranges.len());
+    for range in ranges {
+        let entries = engine::with_database(selected(context), |database| {
+            let page = database.index.page(&range, limit);
+            page.map(|(id, digest)| (id.to_owned(), digest)).collect::<Vec<_>>()
+        })?;
+        reply.array(entries.len() * 3);
+        for (id, digest) in entries {
+            let version = keys::with_item(context, &id, keys::look(), |revision| revision.version.get());
+            reply.bulk(&id);
+            reply.integer(version.ok().flatten().unwrap_or(0));
+            reply.bulk(digest.0);
+        }
+    }
+    Ok(RedisValue::NoReply)
+}
+
+fn fetch(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let reply = Reply::new(context);
+    let count = args.left();
+    let mut found = Vec::with_capacity(count);
+    while args.left() > 0 {
+        found.push(current_revision(context, args.text("id")?)?);
+    }
+    reply.array(count);
+    for revision in found {
+        reply.bulk_or_null(revision);
+    }
+    Ok(RedisValue::NoReply)
+}
+
+fn pending(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let reply = Reply::new(context);
+    let database = selected(context);
+    if args.left() == 0 {
+        reply.integer(engine::with_database(database, |database| database.pending.len() as u64)?);
+        return Ok(RedisValue::NoReply);
+    }
+    let mut waits = Vec::new();
+    while args.left() > 0 {
+        let id = args.text("id")?;
+        waits.push(engine::with_database(database, |database| database.pending.get(id).is_some())?);
+    }
+    reply.array(waits.len());
+    for waits in waits {
+        reply.integer(u64::from(waits));
+    }
+    Ok(RedisValue::NoReply)
+}
+
+fn list(context: &Context, args: &Args<'_>) -> Result<RedisValue> {
+    args.end()?;
+    let links = engine::with_database(selected(context), |database| {
+        let pending = &database.pending;
+        let of_link = |(name, acked): (&str, u64)| (name.to_owned(), acked, pending.after(acked).count());
+        pending.links().map(of_link).collect::<Vec<_>>()
+    })?;
+    let reply = Reply::new(context);
+    reply.array(links.len());
+    for (name, acked, waiting) in links {
+        reply.map(3);
+        reply.bulk("name");
+        reply.bulk(name);
+        reply.bulk("acked");
+        reply.integer(acked);
+        reply.bulk("pending");
+        reply.integer(waiting as u64);
+    }
+    Ok(RedisValue::NoReply)
+}

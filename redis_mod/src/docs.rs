@@ -1,0 +1,160 @@
+//! What COMMAND DOCS and COMMAND INFO say: summary and key specs of every command.
+
+use redis_module::{Context, raw};
+use std::ffi::CStr;
+
+/// Where a command has its keys.
+enum Keys {
+    None,
+    First,
+    All,
+}
+
+struct Doc {
+    name: &'static CStr,
+    summary: &'static CStr,
+    complexity: &'static CStr,
+    keys: Keys,
+    writes: bool,
+}
+
+const DOCS: [Doc; 12] = [
+    Doc {
+        name: c"tandem.put",
+        summary: c"Writes an item under the next version, or a given one",
+        complexity: c"O(log N) and the size of the content",
+        keys: Keys::First,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.get",
+        summary: c"Returns an item with version, state, hash and etag",
+        complexity: c"O(1)",
+        keys: Keys::First,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.mget",
+        summary: c"Returns items in the order asked for, nil where there is none",
+        complexity: c"O(1) an id",
+        keys: Keys::All,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.exists",
+        summary: c"Counts the ids that exist",
+        complexity: c"O(1) an id",
+        keys: Keys::All,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.remove",
+        summary: c"Deletes an item here and in Postgres, leaving a tombstone",
+        complexity: c"O(log N)",
+        keys: Keys::First,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.apply",
+        summary: c"Joins an encoded revision: the greater one stays",
+        complexity: c"O(log N) and the size of the content",
+        keys: Keys::First,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.scan",
+        summary: c"Returns the items under a prefix in byte order, a page at a time",
+        complexity: c"O(log N) and the page",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.count",
+        summary: c"Counts the items under a prefix",
+        complexity: c"O(log N)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.merkle",
+        summary: c"Returns the hash of all items or of a path, or a path's children",
+        complexity: c"O(log N) a hash",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.verify",
+        summary: c"Recounts the database and compares it with the index",
+        complexity: c"O(N log N)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.link",
+        summary: c"The worker's half of a link with Postgres",
+        complexity: c"O(log N) an id or range",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.effect",
+        summary: c"Internal: what replicas and the AOF get in place of a write",
+        complexity: c"O(log N)",
+        keys: Keys::None,
+        writes: true,
+    },
+];
+
+/// Registers the documentation, once, while the module loads. False if Redis refuses it.
+pub fn register(context: &Context) -> bool {
+    DOCS.iter().all(|doc| set(context, doc))
+}
+
+fn set(context: &Context, doc: &Doc) -> bool {
+    let specs = key_specs(doc);
+    let version = raw::RedisModuleCommandInfoVersion {
+        version: 1,
+        sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
+        sizeof_keyspec: size_of::<raw::RedisModuleCommandKeySpec>(),
+        sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
+    };
+    // SAFETY: all-zero is the API's own way to say "not given" in this plain struct of pointers and numbers.
+    let mut info: raw::RedisModuleCommandInfo = unsafe { std::mem::zeroed() };
+    info.version = &raw const version;
+    info.summary = doc.summary.as_ptr();
+    info.complexity = doc.complexity.as_ptr();
+    info.since = c"0.1.0".as_ptr();
+    // Any number reaches the handler, which answers a wrong one with our own code and the usage.
+    info.arity = -1;
+    info.key_specs = specs.as_ptr().cast_mut();
+    // SAFETY: the strings and specs outlive the call, which copies them; the specs end with a zeroed one.
+    let status = unsafe {
+        let command = raw::RedisModule_GetCommand.map(|get| get(context.get_raw(), doc.name.as_ptr()));
+        command.and_then(|command| raw::RedisModule_SetCommandInfo.map(|set| set(command, &raw const info)))
+    };
+    status == Some(raw::Status::Ok as i32)
+}
+
+fn key_specs(doc: &Doc) -> Vec<raw::RedisModuleCommandKeySpec> {
+    // SAFETY: as for the info above; a zeroed spec is also the end mark.
+    let zeroed = || unsafe { std::mem::zeroed::<raw::RedisModuleCommandKeySpec>() };
+    let mut specs = Vec::new();
+    if !matches!(doc.keys, Keys::None) {
+        let mut spec = zeroed();
+        let access = if doc.writes {
+            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE
+        } else {
+            raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS
+        };
+        spec.flags = access.into();
+        spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+        spec.bs.index.pos = 1;
+        spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+        let lastkey = if matches!(doc.keys, Keys::All) { -1 } else { 0 };
+        spec.fk.range =
+            raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey, keystep: 1, limit: 0 };
+        specs.push(spec);
+    }
+    specs.push(zeroed());
+    specs
+}

@@ -1,0 +1,184 @@
+//! Keyspace and server events keep index and books exactly the keyspace's: additions from the notifications
+//! `new` and `loaded`, removals from the type's `unlink2` (the one callback that every removal by key passes),
+//! wholesale changes from the server events FLUSHDB and SWAPDB.
+
+use crate::engine;
+use crate::guard::caught;
+use crate::keys;
+use crate::store::selected;
+use crate::{blocked, pending};
+use redis_module::{Context, NotifyEvent, RedisString, raw};
+use tandem_shared::{Revision, codec};
+
+/// A key was added, or a copy expired.
+pub fn on_keyspace(context: &Context, _: NotifyEvent, event: &str, key: &[u8]) {
+    match event {
+        "new" | "loaded" => caught("an added key", (), || added(context, key, event == "new")),
+        "expired" => caught("an expired key", (), || expired(context, key)),
+        _ => {}
+    }
+}
+
+fn added(context: &Context, key: &[u8], is_new: bool) {
+    if !matches!(engine::with(|engine| engine.own_write), Ok(false)) {
+        return;
+    }
+    let Ok(id) = std::str::from_utf8(key) else { return };
+    let database = selected(context);
+    let name = RedisString::create_from_slice(context.get_raw(), key);
+    let found = keys::with_named_item(context, id, &name, keys::look(), |revision| {
+        engine::with(|engine| {
+            let digest = revision.digest(&engine.key, id);
+            let database = engine.databases.entry(database).or_default();
+            if let Some(digest) = digest {
+                database.inserted(id, revision.version, digest);
+            }
+            if is_new {
+                // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.
+                database.pending.written(id, None, None);
+            }
+        })
+    });
+    if is_new && matches!(found, Ok(Some(_))) {
+        blocked::wake(database);
+    }
+}
+
+/// An expired copy is meant to be gone: no link needs to bring it back.
+fn expired(context: &Context, key: &[u8]) {
+    let Ok(id) = std::str::from_utf8(key) else { return };
+    let _ = engine::with_database(selected(context), |database| database.pending.settled(id));
+}
+
+/// An item leaves its key; its value is only looked at.
+pub fn item_unlinked(database: i32, id: &str, revision: &Revision) {
+    let waits = engine::with(|engine| {
+        if engine.own_write {
+            return false;
+        }
+        let database = engine.databases.entry(database).or_default();
+        database.index.remove(id);
+        database.pending.dropped(id, revision.version, || codec::encode(revision));
+        database.pending.has_links()
+    });
+    if matches!(waits, Ok(true)) {
+        blocked::wake(database);
+    }
+}
+
+/// Subscribes to the server events that the crate's own handlers do not tell enough of. `None` if Redis refuses.
+pub fn subscribe(context: &Context) -> Option<()> {
+    let subscribe = (
+        // SAFETY: the table of functions is filled when the module is loaded.
+        unsafe { raw::RedisModule_SubscribeToServerEvent }
+    )?;
+    let events: [(u64, raw::RedisModuleEventCallback); 2] =
+        [(raw::REDISMODULE_EVENT_FLUSHDB, Some(on_flush)), (raw::REDISMODULE_EVENT_SWAPDB, Some(on_swap))];
+    for (id, callback) in events {
+        // SAFETY: the callbacks have the API's signature and live as long as the module.
+        let status =
+            unsafe { subscribe(context.get_raw(), raw::RedisModuleEvent { id, dataver: 1 }, callback) };
+        if status != raw::Status::Ok as i32 {
+            return None;
+        }
+    }
+    Some(())
+}
+
+unsafe extern "C" fn on_flush(
+    context: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    data: *mut std::ffi::c_void,
+) {
+    if subevent != u64::from(raw::REDISMODULE_SUBEVENT_FLUSHDB_START) || data.is_null() {
+        return;
+    }
+    // SAFETY: for this event and version the data is a RedisModuleFlushInfo.
+    let number = unsafe { (*data.cast::<raw::RedisModuleFlushInfo>()).dbnum };
+    caught("FLUSHDB", (), || {
+        let context = Context::new(context);
+        let databases = engine::with(|engine| engine.databases.keys().copied().collect::<Vec<_>>());
+        for database in databases.unwrap_or_default() {
+            if number == -1 || number == database {
+                everything_leaves(&context, database);
+            }
+        }
+    });
+}
+
+/// Before the keys of a database go: what no link has taken yet is kept aside.
+fn everything_leaves(context: &Context, database: i32) {
+    keep_waiting_aside(context, database, database);
+    let _ = engine::with_database(database, |database| {
+        let had_items = !database.index.is_empty();
+        database.index.clear();
+        if let Some(version) = database.version_high.filter(|_| had_items) {
+            database.pending.everything_dropped(version);
+        }
+    });
+    blocked::wake(database);
+}
+
+/// Keeps the revisions aside that wait in `database` and are to be found in the keyspace of `keyspace`.
+fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
+    let waiting = engine::with_database(database, |database| {
+        let after = database.pending.after(0);
+        let current = after.filter(|(_, waiting)| waiting.dropped.is_none() && waiting.origin.is_none());
+        current.map(|(_, waiting)| waiting.id.to_string()).collect::<Vec<_>>()
+    });
+    let before = selected(context);
+    select(context, keyspace);
+    for id in waiting.unwrap_or_default() {
+        let encoded = keys::with_item(context, &id, keys::look(), codec::encode);
+        if let Ok(Some(encoded)) = encoded {
+            let _ = engine::with_database(database, |database| database.pending.keep_aside(&id, encoded));
+        }
+    }
+    select(context, before);
+}
+
+fn select(context: &Context, number: i32) {
+    // SAFETY: the context is that of the running callback.
+    unsafe { raw::RedisModule_SelectDb.map(|select| select(context.get_raw(), number)) };
+}
+
+unsafe extern "C" fn on_swap(
+    context: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    data: *mut std::ffi::c_void,
+) {
+    if data.is_null() {
+        return;
+    }
+    // SAFETY: for this event and version the data is a RedisModuleSwapDbInfo.
+    let (first, second) = unsafe {
+        let info = &*data.cast::<raw::RedisModuleSwapDbInfo>();
+        (info.dbnum_first, info.dbnum_second)
+    };
+    caught("SWAPDB", (), || {
+        let context = Context::new(context);
+        // The event comes after the swap: what waits in one database lies in the other's keyspace. Links stay
+        // with the number they were made for, so their books stay too.
+        keep_waiting_aside(&context, first, second);
+        keep_waiting_aside(&context, second, first);
+        let _ = engine::with(|engine| {
+            let mut a = engine.databases.remove(&first).unwrap_or_default();
+            let mut b = engine.databases.remove(&second).unwrap_or_default();
+            std::mem::swap(&mut a.index, &mut b.index);
+            std::mem::swap(&mut a.tombstones, &mut b.tombstones);
+            let version_high = a.version_high.max(b.version_high);
+            for database in [&mut a, &mut b] {
+                database.version_high = version_high;
+                if let Some(version) = version_high {
+                    database.pending.dropped(pending::EVERYTHING, version, Vec::new);
+                }
+            }
+            engine.databases.insert(first, a);
+            engine.databases.insert(second, b);
+        });
+        blocked::wake(first);
+        blocked::wake(second);
+    });
+}

@@ -1,0 +1,33 @@
+//! `INFO tandem`.
+#![allow(deprecated, reason = "the builder that replaces these calls collects everything in maps first")]
+
+use crate::engine;
+use redis_module::InfoContext;
+
+/// Adds the section.
+pub fn info(context: &InfoContext, _for_crash_report: bool) {
+    let _ = engine::with(|engine| {
+        context.add_info_section(Some("stats"));
+        context.add_info_field_str("version", env!("CARGO_PKG_VERSION"));
+        context.add_info_field_str("run", &engine.run);
+        context.add_info_field_long_long("content_bytes_max", engine.content_bytes_max as i64);
+        context.add_info_field_long_long("pending_bytes_max", engine.pending_bytes_max as i64);
+        context.add_info_field_long_long("panics", engine.panics as i64);
+        let mut numbers: Vec<_> = engine.databases.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let Some(database) = engine.databases.get(&number) else { continue };
+            let root = database.index.root().node_hash().unwrap_or_default();
+            let line = format!(
+                "items={},tombstones={},links={},pending={},pending_bytes={},index_bytes={},root={root}",
+                database.index.len(),
+                database.tombstones.len(),
+                database.pending.links().count(),
+                database.pending.len(),
+                database.pending.bytes(),
+                database.index.memory_bytes(),
+            );
+            context.add_info_field_str(&format!("db{number}"), &line);
+        }
+    });
+}

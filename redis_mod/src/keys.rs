@@ -1,0 +1,170 @@
+//! The only file that opens keys. Values of our type are `Revision`s, live ones only.
+
+use crate::datatype::ITEM_TYPE;
+use redis_module::key::KeyFlags;
+use redis_module::{Context, RedisString, raw};
+use std::ptr::NonNull;
+use tandem_shared::error::shown;
+use tandem_shared::{Error, Result, Revision};
+
+/// A key open for writing. Redis announces the change (WATCH, client tracking) when it is closed.
+pub struct WritableKey {
+    key: *mut raw::RedisModuleKey,
+}
+
+/// What stands at a key.
+enum Kind {
+    Empty,
+    Item,
+}
+
+impl WritableKey {
+    /// Opens a key; a copy that has expired is gone afterwards. Errors: `INVALID` when it holds another type.
+    pub fn open(context: &Context, id: &str, name: &RedisString) -> Result<WritableKey> {
+        let key = WritableKey {
+            key: raw::open_key(context.get_raw(), name.inner, raw::KeyMode::READ | raw::KeyMode::WRITE),
+        };
+        kind_of(key.key, id)?;
+        Ok(key)
+    }
+
+    /// The revision stored.
+    pub fn revision(&self) -> Option<&Revision> {
+        // SAFETY: `open` checked that the key is empty or of our type; the value lives until the key is changed,
+        // which takes `&mut self`.
+        unsafe { value_of(self.key).map(|value| &*value) }
+    }
+
+    /// Stores a revision: in place over an existing one (no callback fires and the time to live stays), as a new
+    /// value otherwise.
+    pub fn set(&mut self, revision: Revision) -> Result<()> {
+        // SAFETY: as in `revision`; `&mut self` makes this the only reference.
+        if let Some(value) = unsafe { value_of(self.key) } {
+            unsafe { *value = revision };
+            return Ok(());
+        }
+        let value = Box::into_raw(Box::new(revision));
+        let raw_type = *ITEM_TYPE.raw_type.borrow();
+        // SAFETY: the key is open for writing and empty, the type is registered; on success Redis owns the value.
+        let status = unsafe {
+            raw::RedisModule_ModuleTypeSetValue.map(|set_value| set_value(self.key, raw_type, value.cast()))
+        };
+        if status == Some(raw::Status::Ok as i32) {
+            return Ok(());
+        }
+        // SAFETY: Redis did not take it.
+        drop(unsafe { Box::from_raw(value) });
+        Err(Error::corrupt("key", "Redis refused to store the value"))
+    }
+
+    /// Deletes the key.
+    pub fn delete(&mut self) {
+        // SAFETY: the key is open for writing.
+        unsafe { raw::RedisModule_DeleteKey.map(|delete| delete(self.key)) };
+    }
+
+    /// Sets the time to live in milliseconds from now, `None` clears it.
+    pub fn expire_after(&mut self, milliseconds: Option<u64>) {
+        let milliseconds = match milliseconds {
+            Some(milliseconds) => i64::try_from(milliseconds).unwrap_or(i64::MAX),
+            None => i64::from(raw::REDISMODULE_NO_EXPIRE),
+        };
+        raw::set_expire(self.key, milliseconds);
+    }
+
+    /// Sets the Unix time in milliseconds at which the copy expires.
+    pub fn expire_at(&mut self, unix_ms: i64) {
+        // SAFETY: the key is open for writing.
+        unsafe { raw::RedisModule_SetAbsExpire.map(|set| set(self.key, unix_ms)) };
+    }
+
+    /// The Unix time in milliseconds at which the copy expires, -1 for never.
+    pub fn expires_at(&self) -> i64 {
+        // SAFETY: the key is open.
+        unsafe { raw::RedisModule_GetAbsExpire.map_or(-1, |get| get(self.key)) }
+    }
+}
+
+impl Drop for WritableKey {
+    fn drop(&mut self) {
+        raw::close_key(self.key);
+    }
+}
+
+/// Runs `work` on the item at a key without counting it as an access. `None` if the key is empty.
+/// Errors: `INVALID` when it holds another type.
+pub fn with_item<T>(
+    context: &Context,
+    id: &str,
+    flags: KeyFlags,
+    work: impl FnOnce(&Revision) -> T,
+) -> Result<Option<T>> {
+    let name = RedisString::create_from_slice(context.get_raw(), id.as_bytes());
+    with_named_item(context, id, &name, flags, work)
+}
+
+/// As [`with_item`] where the caller has the key's name as Redis keeps it.
+pub fn with_named_item<T>(
+    context: &Context,
+    id: &str,
+    name: &RedisString,
+    flags: KeyFlags,
+    work: impl FnOnce(&Revision) -> T,
+) -> Result<Option<T>> {
+    // The crate's key closes itself when it is taken apart (2.0.8), so the raw call it is.
+    let mode = raw::REDISMODULE_READ as i32 | flags.bits();
+    // SAFETY: context and name are the running callback's.
+    let raw_key = unsafe {
+        raw::RedisModule_OpenKey
+            .map_or(std::ptr::null_mut(), |open| open(context.get_raw(), name.inner, mode).cast())
+    };
+    let raw_key: *mut raw::RedisModuleKey = raw_key;
+    if raw_key.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the key stays open until the end of this function, and nothing changes it meanwhile: `work` gets a
+    // shared reference and Redis runs commands one at a time.
+    let result = match kind_of(raw_key, id) {
+        Ok(Kind::Item) => Ok(unsafe { value_of(raw_key) }.map(|value| work(unsafe { &*value }))),
+        Ok(Kind::Empty) => Ok(None),
+        Err(error) => Err(error),
+    };
+    raw::close_key(raw_key);
+    result
+}
+
+/// Flags for looking at a key without touching its access time or deleting an expired copy.
+pub fn look() -> KeyFlags {
+    KeyFlags::NOTOUCH | KeyFlags::NOEXPIRE
+}
+
+/// The name of a key as Redis wants it.
+pub fn name(context: &Context, id: &str) -> RedisString {
+    RedisString::create(NonNull::new(context.get_raw()), id)
+}
+
+fn kind_of(key: *mut raw::RedisModuleKey, id: &str) -> Result<Kind> {
+    // SAFETY: the key is open or null, which the API takes for an empty one.
+    let key_type = unsafe { raw::RedisModule_KeyType.map_or(0, |key_type| key_type(key)) };
+    if key_type == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+        return Ok(Kind::Empty);
+    }
+    // SAFETY: the key is open.
+    let module_type = unsafe { raw::RedisModule_ModuleTypeGetType.map(|get| get(key)) };
+    if module_type == Some(*ITEM_TYPE.raw_type.borrow()) {
+        return Ok(Kind::Item);
+    }
+    Err(Error::invalid(
+        format!("key {}", shown(id)),
+        "holds another Redis type, not an item",
+        "delete it or choose another id",
+    ))
+}
+
+/// # Safety
+/// The key must be open and empty or of our type.
+unsafe fn value_of(key: *mut raw::RedisModuleKey) -> Option<*mut Revision> {
+    // SAFETY: values of our type are boxed revisions (`WritableKey::set`, `datatype::rdb_load`).
+    let value = unsafe { raw::RedisModule_ModuleTypeGetValue.map(|get| get(key)) }?;
+    if value.is_null() { None } else { Some(value.cast()) }
+}

@@ -1,0 +1,49 @@
+//! Settings, as `tandem.…` in redis.conf and CONFIG, or as arguments of `loadmodule`.
+
+use crate::engine;
+use redis_module::configuration::{ConfigurationContext, ConfigurationFlags};
+use redis_module::{ConfigurationValue, Context, RedisGILGuard};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use tandem_shared::limits::CONTENT_BYTES_MAX as CONTENT_LIMIT;
+use tandem_shared::{DigestKey, Result};
+
+/// Default and upper bound of `tandem.content-bytes-max`.
+pub const CONTENT_BYTES_DEFAULT: i64 = CONTENT_LIMIT as i64;
+/// Default of `tandem.pending-bytes-max`.
+pub const PENDING_BYTES_DEFAULT: i64 = 256 * 1024 * 1024;
+/// A size that may be changed at run time.
+pub const CHANGEABLE: ConfigurationFlags = ConfigurationFlags::MEMORY;
+/// The secret is set at start, and CONFIG GET does not show it in logs.
+pub const FIXED_SECRET: ConfigurationFlags =
+    ConfigurationFlags::IMMUTABLE.union(ConfigurationFlags::SENSITIVE);
+
+/// Largest content accepted, in bytes.
+pub static CONTENT_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(CONTENT_BYTES_DEFAULT));
+/// Bound of what may wait for links in one database, in bytes.
+pub static PENDING_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PENDING_BYTES_DEFAULT));
+/// The secret that the digest key is derived from.
+pub static DIGEST_SECRET: LazyLock<RedisGILGuard<String>> = LazyLock::new(RedisGILGuard::default);
+
+/// A size was changed by CONFIG SET.
+pub fn changed<V: ConfigurationValue<i64>>(_: &ConfigurationContext, _: &str, _: &'static V) {
+    let _ = take_sizes();
+}
+
+fn take_sizes() -> Result<()> {
+    let bytes = |setting: &AtomicI64| usize::try_from(setting.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+    engine::with(|engine| {
+        engine.content_bytes_max = bytes(&CONTENT_BYTES_MAX);
+        engine.pending_bytes_max = bytes(&PENDING_BYTES_MAX);
+    })
+}
+
+/// Takes the settings over when the module loads.
+pub fn install(context: &Context) -> Result<()> {
+    take_sizes()?;
+    let secret = DIGEST_SECRET.lock(context).clone();
+    engine::with(|engine| {
+        engine.key = DigestKey::new(secret.as_bytes());
+        engine.run = uuid::Uuid::new_v4().simple().to_string();
+    })
+}
