@@ -5,7 +5,7 @@
 set -eu
 package=$1 module=$2 destination=$3 module_dir=$4
 
-place() { # place SOURCE TARGET
+place() { # place SOURCE TARGET MODE
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2.new$$"
     chmod "$3" "$2.new$$"

@@ -1,13 +1,13 @@
 //! No panic reaches the server: every callback runs inside [`caught`].
 
 use crate::engine;
-use crate::reply::error_text;
-use redis_module::{Context, RedisError, RedisResult, RedisString, logging};
+use crate::reply::Reply;
+use redis_module::{Context, RedisResult, RedisString, RedisValue, logging};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tandem_shared::Error;
 
 /// What a command handler is here.
-pub type Handler = fn(&Context, Vec<RedisString>) -> tandem_shared::Result<redis_module::RedisValue>;
+pub type Handler = fn(&Context, Vec<RedisString>) -> tandem_shared::Result<RedisValue>;
 
 /// Runs a command: an error becomes `-CODE message`, a panic `-CORRUPT …` and a line in the log.
 pub fn command(handler: Handler) -> impl Fn(&Context, Vec<RedisString>) -> RedisResult {
@@ -17,7 +17,11 @@ pub fn command(handler: Handler) -> impl Fn(&Context, Vec<RedisString>) -> Redis
             note_panic("a command");
             Err(Error::corrupt("module", "a command failed half-way (see the server log)"))
         });
-        outcome.map_err(|error| RedisError::String(error_text(&error)))
+        // Not through RedisError: the crate cuts every character of a message to one byte.
+        outcome.or_else(|error| {
+            Reply::new(context).error(&error);
+            Ok(RedisValue::NoReply)
+        })
     }
 }
 

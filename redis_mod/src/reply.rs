@@ -78,8 +78,12 @@ impl Reply {
     pub fn error(self, error: &Error) {
         // Messages hold no control characters (values are escaped where they are shown), so none is lost here.
         let text = error_text(error).replace(['\0', '\r', '\n'], " ");
-        if let Ok(text) = CString::new(text) {
-            raw::reply_with_error(self.context, text.as_ptr());
+        // Not by the crate's function: it cuts every character to one byte.
+        // SAFETY: the API table is filled when the module is loaded; the context is the current callback's, and
+        // Redis copies the text.
+        if let (Ok(text), Some(reply)) = (CString::new(text), unsafe { raw::RedisModule_ReplyWithError }) {
+            // SAFETY: as above.
+            unsafe { reply(self.context, text.as_ptr()) };
         }
     }
 

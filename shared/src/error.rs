@@ -152,6 +152,16 @@ pub enum Error {
         /// The time limit.
         limit_ms: u64,
     },
+    /// One item of a batch is refused, and with it the batch.
+    #[error("item {place} of the batch ({id}): {error}")]
+    AtItem {
+        /// Its place, from 0.
+        place: usize,
+        /// Its id, shortened.
+        id: String,
+        /// Why.
+        error: Box<Error>,
+    },
     /// There is no such link, or it is not usable.
     #[error("{what}: {problem}; {remedy}")]
     NoLink {
@@ -182,6 +192,7 @@ impl Error {
             Error::Backpressure { .. } => Code::Backpressure,
             Error::Timeout { .. } => Code::Timeout,
             Error::NoLink { .. } => Code::NoLink,
+            Error::AtItem { error, .. } => error.code(),
         }
     }
 
@@ -193,6 +204,11 @@ impl Error {
     /// JSON is refused at a byte.
     pub fn bad_json(offset: usize, problem: &'static str) -> Error {
         Error::BadJson { offset, problem }
+    }
+
+    /// This error as that of one item of a batch.
+    pub fn at_item(self, place: usize, id: &str) -> Error {
+        Error::AtItem { place, id: shown(id), error: Box::new(self) }
     }
 
     /// Bytes or a hash are wrong.

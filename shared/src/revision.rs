@@ -72,6 +72,9 @@ impl Timestamp {
         }
     }
 
+    /// 1970-01-01.
+    pub const EPOCH: Timestamp = Timestamp(0);
+
     /// The number of milliseconds.
     pub fn unix_ms(self) -> u64 {
         self.0

@@ -126,6 +126,12 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process runs; one that is dead and not yet reaped does not.
+pub fn alive(pid: u32) -> bool {
+    parent(pid).is_some()
+}
+
+/// The parent of a living process.
 fn parent(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so the fields are counted from its end.

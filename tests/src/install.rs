@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 /// The tree and where its programs are.
 pub struct Install {
-    _scratch: Scratch,
+    scratch: Scratch,
     bin: PathBuf,
 }
 
@@ -42,7 +42,7 @@ impl Install {
         std::fs::remove_file(&staged_extensions).expect("the link to the extensions was just made");
         link_entries(&extensions, &staged_extensions);
         add_extension(&package(), root);
-        Install { bin: staged_bin, _scratch: scratch }
+        Install { bin: staged_bin, scratch }
     }
 
     /// A program of the installation: `postgres` or `initdb`.
@@ -51,8 +51,8 @@ impl Install {
     }
 
     /// Leaves the tree behind when we end; for servers that live on.
-    pub fn copy_to(directory: Scratch) -> Install {
-        Install::new(directory)
+    pub fn keep(&self) {
+        self.scratch.keep();
     }
 }
 
@@ -86,10 +86,9 @@ fn built(variable: &str, name: &str) -> PathBuf {
 
 fn pg_config(question: &str) -> String {
     let program = std::env::var("PG_CONFIG").unwrap_or("/usr/lib/postgresql/15/bin/pg_config".into());
-    let output = Command::new(&program)
-        .arg(question)
-        .output()
-        .unwrap_or_else(|error| panic!("{program} does not start ({error}): `make setup` installs Postgres 15"));
+    let output = Command::new(&program).arg(question).output().unwrap_or_else(|error| {
+        panic!("{program} does not start ({error}): `make setup` installs Postgres 15")
+    });
     String::from_utf8(output.stdout).expect("paths are UTF-8").trim().to_owned()
 }
 

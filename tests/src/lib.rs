@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod census;
 pub mod data;
 pub mod guard;
 pub mod install;

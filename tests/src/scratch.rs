@@ -3,6 +3,7 @@
 use crate::guard::Watcher;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -10,7 +11,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// A directory of our own below the system's temporary one.
 pub struct Scratch {
     path: PathBuf,
-    watcher: Option<Watcher>,
+    watcher: Mutex<Option<Watcher>>,
 }
 
 impl Scratch {
@@ -22,7 +23,7 @@ impl Scratch {
         std::fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let readable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&path, readable).expect("a directory of ours can be changed");
-        let watcher = Some(Watcher::of_directory(&path));
+        let watcher = Mutex::new(Some(Watcher::of_directory(&path)));
         Scratch { path, watcher }
     }
 
@@ -32,17 +33,20 @@ impl Scratch {
     }
 
     /// Leaves the directory behind when we end.
-    pub fn keep(mut self) -> PathBuf {
-        if let Some(watcher) = self.watcher.take() {
+    pub fn keep(&self) {
+        if let Some(watcher) = self.take_watcher() {
             watcher.dismiss();
         }
-        self.path.clone()
+    }
+
+    fn take_watcher(&self) -> Option<Watcher> {
+        self.watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let Some(watcher) = self.watcher.take() else { return };
+        let Some(watcher) = self.take_watcher() else { return };
         // On failure, which can only be a server still writing, the watcher tries again.
         if std::fs::remove_dir_all(&self.path).is_ok() {
             watcher.dismiss();

@@ -9,7 +9,6 @@
 use super::number::canonical_number;
 use crate::error::{Error, Result};
 use crate::limits::JSON_DEPTH_MAX;
-use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// The canonical form of JSON text.
@@ -20,7 +19,8 @@ pub fn canonicalize(text: &[u8]) -> Result<Vec<u8>> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(Error::bad_json(error.valid_up_to(), "it is not UTF-8"));
     }
-    let mut writer = Writer { text, at: 0, out: Vec::with_capacity(text.len()), members: Vec::new() };
+    let mut writer =
+        Writer { text, at: 0, out: Vec::with_capacity(text.len()), members: Vec::new(), spare: Vec::new() };
     writer.skip_space();
     writer.value(0)?;
     writer.skip_space();
@@ -36,6 +36,8 @@ struct Member {
     start: usize,
     key_end: usize,
     end: usize,
+    /// The key has escapes: its bytes in the output do not sort as what they stand for.
+    escaped: bool,
 }
 
 struct Writer<'a> {
@@ -44,6 +46,8 @@ struct Writer<'a> {
     out: Vec<u8>,
     /// Members of the objects being read, innermost last.
     members: Vec<Member>,
+    /// Where members are put in order; kept from object to object.
+    spare: Vec<u8>,
 }
 
 impl Writer<'_> {
@@ -170,6 +174,7 @@ impl Writer<'_> {
         let start = self.out.len();
         self.string()?;
         let key_end = self.out.len();
+        let escaped = self.out.get(start..key_end).is_some_and(|key| key.contains(&b'\\'));
         self.skip_space();
         if self.peek() != Some(b':') {
             return Err(self.refuse("a colon is expected"));
@@ -178,37 +183,32 @@ impl Writer<'_> {
         self.out.push(b':');
         self.skip_space();
         self.value(depth)?;
-        self.members.push(Member { start, key_end, end: self.out.len() });
+        self.members.push(Member { start, key_end, end: self.out.len(), escaped });
         Ok(())
     }
 
     /// Sorts the members written since `body` by key and keeps the last of equal keys.
     fn order_members(&mut self, outer: usize, body: usize) {
-        let members = self.members.get(outer..).unwrap_or_default();
         let out = &self.out;
-        let sorted = members.windows(2).all(|pair| match pair {
-            [a, b] => compare_keys(out, a, b) == Ordering::Less,
-            _ => true,
-        });
-        if sorted {
+        let members = self.members.get_mut(outer..).unwrap_or_default();
+        if members.is_sorted_by(|a, b| compare_keys(out, a, b) == Ordering::Less) {
             return;
         }
-        let mut order = members.to_vec();
         // Stable: of equal keys the last one written stays last.
-        order.sort_by(|a, b| compare_keys(out, a, b));
-        let mut ordered = Vec::with_capacity(out.len() - body);
-        let mut rest = order.iter().peekable();
+        members.sort_by(|a, b| compare_keys(out, a, b));
+        self.spare.clear();
+        let mut rest = members.iter().peekable();
         while let Some(member) = rest.next() {
             if rest.peek().is_some_and(|next| compare_keys(out, member, next) == Ordering::Equal) {
                 continue;
             }
-            if !ordered.is_empty() {
-                ordered.push(b',');
+            if !self.spare.is_empty() {
+                self.spare.push(b',');
             }
-            ordered.extend(out.get(member.start..member.end).unwrap_or_default());
+            self.spare.extend_from_slice(out.get(member.start..member.end).unwrap_or_default());
         }
         self.out.truncate(body);
-        self.out.extend(ordered);
+        self.out.extend_from_slice(&self.spare);
     }
 
     fn string(&mut self) -> Result<()> {
@@ -301,35 +301,34 @@ fn write_character(character: char, out: &mut Vec<u8>) {
 /// Compares two keys by their unescaped bytes.
 fn compare_keys(out: &[u8], a: &Member, b: &Member) -> Ordering {
     let key = |member: &Member| out.get(member.start + 1..member.key_end - 1).unwrap_or_default();
-    unescaped(key(a)).cmp(&unescaped(key(b)))
+    if a.escaped || b.escaped {
+        // Byte by byte without a buffer: sorting 840 000 such keys took 1.3 s with one per comparison.
+        unescaped(key(a)).cmp(unescaped(key(b)))
+    } else {
+        key(a).cmp(key(b))
+    }
 }
 
 /// The bytes that a canonical string stands for.
-fn unescaped(key: &[u8]) -> Cow<'_, [u8]> {
-    if !key.contains(&b'\\') {
-        return Cow::Borrowed(key);
-    }
-    let mut bytes = Vec::with_capacity(key.len());
-    let mut rest = key.iter();
-    while let Some(byte) = rest.next() {
-        if *byte != b'\\' {
-            bytes.push(*byte);
-            continue;
+fn unescaped(key: &[u8]) -> impl Iterator<Item = u8> {
+    let mut rest = key.iter().copied();
+    std::iter::from_fn(move || {
+        let byte = rest.next()?;
+        if byte != b'\\' {
+            return Some(byte);
         }
-        bytes.push(match rest.next() {
-            Some(b'b') => 8,
-            Some(b'f') => 0xc,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'u') => rest.by_ref().take(4).fold(0_u8, |value, digit| {
-                value.wrapping_mul(16).wrapping_add((*digit as char).to_digit(16).unwrap_or(0) as u8)
+        Some(match rest.next()? {
+            b'b' => 8,
+            b'f' => 0xc,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => rest.by_ref().take(4).fold(0_u8, |value, digit| {
+                value.wrapping_mul(16).wrapping_add((digit as char).to_digit(16).unwrap_or(0) as u8)
             }),
-            Some(other) => *other,
-            None => b'\\',
-        });
-    }
-    Cow::Owned(bytes)
+            other => other,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -184,6 +184,8 @@ mod tests {
         assert!(canonical(&format!("0.{}", "0".repeat(16384))).is_err());
         assert!(canonical("0e-16384").is_err());
         assert!(canonical("1e99999999999999999999").is_err());
+        assert_eq!(canonical("0e1073741822").as_deref(), Ok("0"));
+        assert!(canonical("0e1073741823").is_err(), "Postgres takes no such exponent, not even of zero");
     }
 
     #[test]

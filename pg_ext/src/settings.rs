@@ -1,0 +1,73 @@
+//! Settings (GUCs) of the extension.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+use tandem_shared::DigestKey;
+use tandem_shared::limits::CONTENT_BYTES_MAX;
+
+static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
+static CONTENT_MAX: GucSetting<i32> = GucSetting::<i32>::new(CONTENT_BYTES_MAX as i32);
+
+/// Defines the settings.
+pub fn define() {
+    GucRegistry::define_string_guc(
+        c"tandem.digest_secret",
+        c"Secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
+        c"After a change run tandem.rebuild_blocks().",
+        &DIGEST_SECRET,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
+    );
+    GucRegistry::define_string_guc(
+        c"tandem.databases",
+        c"Databases that tandem's worker serves, separated by commas",
+        c"",
+        &DATABASES,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.content_bytes_max",
+        c"Largest content of an item",
+        c"",
+        &CONTENT_MAX,
+        1,
+        CONTENT_BYTES_MAX as i32,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+}
+
+fn text(value: Option<CString>) -> String {
+    value.as_deref().map(CStr::to_string_lossy).unwrap_or_default().into_owned()
+}
+
+/// The databases that have a worker.
+pub fn databases() -> Vec<String> {
+    let list = text(DATABASES.get());
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Largest content accepted, in bytes.
+pub fn content_bytes_max() -> usize {
+    usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX)
+}
+
+/// The key of digests under the present secret.
+pub fn digest_key() -> DigestKey {
+    thread_local! {
+        // Deriving a key takes longer than a digest, and a statement makes many digests.
+        static DERIVED: RefCell<Option<(String, DigestKey)>> = const { RefCell::new(None) };
+    }
+    let secret = text(DIGEST_SECRET.get());
+    DERIVED.with_borrow_mut(|derived| match derived {
+        Some((of, key)) if *of == secret => key.clone(),
+        _ => {
+            let key = DigestKey::new(secret.as_bytes());
+            *derived = Some((secret, key.clone()));
+            key
+        }
+    })
+}

@@ -1,0 +1,83 @@
+//! The manager of a database: folds the log, rotates and truncates it, and keeps a session running for each link.
+
+use super::transaction::transaction;
+use super::{attach_signals, wait};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+
+/// Pause between rounds.
+const ROUND: Duration = Duration::from_millis(200);
+/// Pause where the extension is not there.
+const ABSENT: Duration = Duration::from_secs(2);
+/// Pause between looks at the log's slots.
+const ROTATION: Duration = Duration::from_secs(5);
+
+/// Entry point of a manager; the database's name comes in the worker's extra text.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
+    let database = BackgroundWorker::get_extra().to_owned();
+    attach_signals();
+    BackgroundWorker::connect_worker_to_spi(Some(&database), None);
+    let mut rotated: Option<Instant> = None;
+    loop {
+        let present = transaction(|| {
+            Ok(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')")?)
+        });
+        if !matches!(present, Ok(Some(true))) {
+            wait(ABSENT);
+            continue;
+        }
+        report(transaction(|| Ok(Spi::get_one::<i64>("SELECT tandem.fold()")?)));
+        if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
+            rotated = Some(Instant::now());
+            report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
+        }
+        start_sessions(&database);
+        wait(ROUND);
+    }
+}
+
+fn report<T>(result: Result<T, super::transaction::Failed>) {
+    if let Err(failed) = result {
+        pgrx::log!("tandem manager: {failed}");
+    }
+}
+
+/// Starts a session for each link that should have one and has none.
+fn start_sessions(database: &str) {
+    let missing = transaction(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT l.name FROM tandem.links l WHERE NOT l.paused AND NOT EXISTS (SELECT FROM pg_stat_activity a \
+                 WHERE a.backend_type = 'tandem link ' || l.name AND a.datname = current_database())",
+                None,
+                &[],
+            )?;
+            let mut names = Vec::new();
+            for row in rows {
+                names.extend(row.get::<String>(1)?);
+            }
+            Ok(names)
+        })
+    });
+    for name in missing.unwrap_or_default() {
+        let kind = format!("tandem link {name}");
+        let started = BackgroundWorkerBuilder::new(&kind)
+            .set_type(&kind)
+            .set_library("tandem")
+            .set_function("tandem_link_main")
+            .set_extra(&format!("{database}\n{name}"))
+            .enable_spi_access()
+            // SAFETY: the process' own id.
+            .set_notify_pid(unsafe { pg_sys::MyProcPid })
+            .load_dynamic();
+        match started {
+            Ok(worker) => drop(worker.wait_for_startup()),
+            Err(_) => pgrx::warning!(
+                "tandem link {name}: no free background worker; raise max_worker_processes and restart"
+            ),
+        }
+    }
+}

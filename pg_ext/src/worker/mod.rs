@@ -1,0 +1,81 @@
+//! The background workers: one manager a database that is listed in `tandem.databases`, and one session a link.
+//! All of it needs the library in `shared_preload_libraries`.
+
+mod connection;
+mod manager;
+mod remote;
+mod repair;
+mod session;
+mod transaction;
+
+pub use connection::{Broken, Connection, check_url};
+pub use remote::Remote;
+pub use repair::{Local, Report, check};
+pub use session::ranges;
+
+use crate::settings;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+/// Registers the managers while Postgres starts; does nothing in a library that is loaded later.
+pub fn register() {
+    // SAFETY: a plain flag of the postmaster, read where it is set.
+    if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        return;
+    }
+    PRELOADED.store(true, Ordering::Relaxed);
+    for database in settings::databases() {
+        BackgroundWorkerBuilder::new(&format!("tandem manager {database}"))
+            .set_type("tandem manager")
+            .set_library("tandem")
+            .set_function("tandem_manager_main")
+            .set_extra(&database)
+            .enable_spi_access()
+            .set_start_time(BgWorkerStartTime::RecoveryFinished)
+            .set_restart_time(Some(Duration::from_secs(1)))
+            .load();
+    }
+}
+
+/// Whether the library was there when Postgres started, so that workers run.
+pub fn is_preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
+}
+
+unsafe extern "C-unwind" {
+    /// Postgres' own handler for SIGTERM, which also interrupts a running statement.
+    fn die(signal: std::ffi::c_int);
+}
+
+/// Signals of a worker: SIGTERM ends it as it ends a backend, SIGHUP is noticed by the loop.
+fn attach_signals() {
+    use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+    // SAFETY: `die` is the server's own handler. pgrx' one would only set a flag, and a worker that returns after
+    // it counts as finished and is not started again.
+    unsafe { pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+}
+
+/// Handles a SIGTERM that came meanwhile, and a changed configuration.
+fn interrupts() {
+    pg_sys::check_for_interrupts!();
+    if pgrx::bgworkers::BackgroundWorker::sighup_received() {
+        // SAFETY: called on the worker's main thread, as backends do it.
+        unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    }
+}
+
+/// Waits for a signal or the time.
+fn wait(time: Duration) {
+    // SAFETY: MyLatch is this process' own latch.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time.as_millis() as i64, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    interrupts();
+}

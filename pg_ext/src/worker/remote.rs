@@ -1,0 +1,209 @@
+//! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
+
+use super::connection::{Broken, Connection, reply_error};
+use redis::Value;
+use std::collections::HashMap;
+use tandem_shared::codec::{Source, decode};
+use tandem_shared::id::Range;
+use tandem_shared::index::Part;
+use tandem_shared::reconcile::{Entry, Replica};
+use tandem_shared::{Digest, Fingerprint, Revision};
+
+/// One entry of a pull.
+pub struct Pulled {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its id; empty for "every copy was dropped".
+    pub id: String,
+    /// The revision, or none for "the copy was dropped".
+    pub revision: Option<Vec<u8>>,
+}
+
+/// A Redis with the module loaded.
+pub struct Remote<'a>(pub &'a mut Connection);
+
+fn malformed() -> Broken {
+    Broken("Redis answered in another form than this version expects".into())
+}
+
+fn array(value: Value) -> Result<Vec<Value>, Broken> {
+    match value {
+        Value::Array(values) => Ok(values),
+        // RESP3 maps never come: the connection stays on RESP2.
+        _ => Err(malformed()),
+    }
+}
+
+fn integer(value: &Value) -> Result<u64, Broken> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).map_err(|_| malformed()),
+        _ => Err(malformed()),
+    }
+}
+
+fn bytes(value: Value) -> Result<Vec<u8>, Broken> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.into_bytes()),
+        Value::Okay => Ok(b"OK".to_vec()),
+        _ => Err(malformed()),
+    }
+}
+
+fn text(value: Value) -> Result<String, Broken> {
+    String::from_utf8(bytes(value)?).map_err(|_| malformed())
+}
+
+impl Remote<'_> {
+    fn ranges(&mut self, verb: &str, first: Option<usize>, ranges: &[Range]) -> Result<Vec<Value>, Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg(verb);
+        if let Some(first) = first {
+            command.arg(first);
+        }
+        for range in ranges {
+            command.arg(range.start.as_str()).arg(range.end.as_deref().unwrap_or_default());
+        }
+        array(self.0.ask(&command)?)
+    }
+
+    /// Attaches a link. Returns the server's run and whether the link was not known.
+    pub fn attach(&mut self, link: &str, key_check: &str) -> Result<(String, bool), Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        let reply = array(self.0.ask(command.arg("ATTACH").arg(link).arg(key_check))?)?;
+        let mut fields = HashMap::new();
+        let mut values = reply.into_iter();
+        while let (Some(name), Some(value)) = (values.next(), values.next()) {
+            fields.insert(text(name)?, value);
+        }
+        let run = fields.remove("run").ok_or_else(malformed)?;
+        let fresh = fields.remove("fresh").ok_or_else(malformed)?;
+        Ok((text(run)?, integer(&fresh)? == 1))
+    }
+
+    /// Detaches a link.
+    pub fn detach(&mut self, link: &str) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("DETACH").arg(link)).map(drop)
+    }
+
+    /// Takes the reply to a pull apart.
+    pub fn pulled(reply: Value) -> Result<Vec<Pulled>, Broken> {
+        let entry = |value| {
+            let mut fields = array(value)?.into_iter();
+            match (fields.next(), fields.next(), fields.next()) {
+                (Some(seq), Some(id), Some(revision)) => Ok(Pulled {
+                    seq: integer(&seq)?,
+                    id: text(id)?,
+                    revision: if revision == Value::Nil { None } else { Some(bytes(revision)?) },
+                }),
+                _ => Err(malformed()),
+            }
+        };
+        array(reply)?.into_iter().map(entry).collect()
+    }
+
+    /// Acknowledges everything up to a sequence number.
+    pub fn acknowledge(&mut self, link: &str, run: &str, seq: u64) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("ACK").arg(link).arg(run).arg(seq)).map(drop)
+    }
+
+    /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
+    pub fn push(
+        &mut self,
+        link: &str,
+        revisions: &[(&str, Vec<u8>)],
+    ) -> Result<Vec<Result<String, String>>, Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("PUSH").arg(link);
+        for (id, revision) in revisions {
+            command.arg(*id).arg(revision.as_slice());
+        }
+        let answers = array(self.0.ask(&command)?)?;
+        if answers.len() != revisions.len() {
+            return Err(malformed());
+        }
+        let answer = |value| match value {
+            Value::ServerError(error) => Ok(Err(reply_error(&error))),
+            value => Ok(Ok(text(value)?)),
+        };
+        answers.into_iter().map(answer).collect()
+    }
+
+    /// The current revisions of ids.
+    pub fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("FETCH").arg(ids))?)?;
+        let mut found = HashMap::new();
+        for (id, reply) in ids.iter().zip(replies) {
+            if reply != Value::Nil {
+                let revision =
+                    decode(&bytes(reply)?, Source::Foreign).map_err(|error| Broken(error.to_string()))?;
+                found.insert(id.clone(), revision);
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many of the ids wait in Redis for a link.
+    pub fn pending(&mut self, ids: &[String]) -> Result<u64, Broken> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("PENDING").arg(ids))?)?;
+        replies.iter().map(integer).sum()
+    }
+}
+
+fn fingerprint(count: &Value, sum: Value) -> Result<Fingerprint, Broken> {
+    Fingerprint::from_parts(integer(count)?, &bytes(sum)?).map_err(|error| Broken(error.to_string()))
+}
+
+impl Replica for Remote<'_> {
+    type Error = Broken;
+
+    fn fingerprints(&mut self, ranges: &[Range]) -> Result<Vec<Fingerprint>, Broken> {
+        let pair = |value| {
+            let mut fields = array(value)?.into_iter();
+            match (fields.next(), fields.next()) {
+                (Some(count), Some(sum)) => fingerprint(&count, sum),
+                _ => Err(malformed()),
+            }
+        };
+        self.ranges("FINGERPRINT", None, ranges)?.into_iter().map(pair).collect()
+    }
+
+    fn splits(&mut self, ranges: &[Range], parts: usize) -> Result<Vec<Vec<Part>>, Broken> {
+        let cut = |value| {
+            let mut fields = array(value)?.into_iter();
+            let mut parts = Vec::new();
+            while let (Some(start), Some(end), Some(count), Some(sum)) =
+                (fields.next(), fields.next(), fields.next(), fields.next())
+            {
+                let end = Some(text(end)?).filter(|end| !end.is_empty());
+                parts.push(Part {
+                    range: Range::new(text(start)?, end),
+                    fingerprint: fingerprint(&count, sum)?,
+                });
+            }
+            Ok(parts)
+        };
+        self.ranges("SPLIT", Some(parts), ranges)?.into_iter().map(cut).collect()
+    }
+
+    fn lists(&mut self, ranges: &[Range], limit_each: usize) -> Result<Vec<Vec<Entry>>, Broken> {
+        let list = |value| {
+            let mut fields = array(value)?.into_iter();
+            let mut entries = Vec::new();
+            while let (Some(id), Some(version), Some(digest)) = (fields.next(), fields.next(), fields.next())
+            {
+                let digest =
+                    Digest::from_slice(&bytes(digest)?).map_err(|error| Broken(error.to_string()))?;
+                entries.push(Entry { id: text(id)?, version: integer(&version)?, digest });
+            }
+            Ok(entries)
+        };
+        self.ranges("LISTRANGE", Some(limit_each), ranges)?.into_iter().map(list).collect()
+    }
+}

@@ -1,0 +1,495 @@
+//! One link's worker. It pulls what was written in Redis, joins it into `items`, commits and acknowledges; and it
+//! pushes what the log holds to Redis. A crash anywhere repeats some joins and loses nothing: positions move only
+//! after the other side has the data.
+//!
+//! No transaction is open while it talks to Redis.
+
+use super::connection::{Broken, Connection};
+use super::remote::{Pulled, Remote};
+use super::repair::{Local, Report, check, push};
+use super::transaction::{Failed, transaction};
+use super::{attach_signals, interrupts, wait};
+use crate::error::Outcome;
+use crate::settings;
+use crate::store::{self, Operation};
+use backon::BackoffBuilder;
+use pgrx::bgworkers::BackgroundWorker;
+use pgrx::prelude::*;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tandem_shared::codec::encode;
+use tandem_shared::decide::Outcome as Joined;
+use tandem_shared::digest::hex;
+use tandem_shared::id::Range;
+
+/// Entries asked for in one pull.
+const PULL_ITEMS: usize = 2000;
+/// Bytes asked for in one pull.
+const PULL_BYTES: usize = 8 << 20;
+/// How long a pull blocks in Redis. Shorter than the socket's time-out.
+const PULL_BLOCK_MS: u64 = 5000;
+/// Rows of the log read at a time.
+const LOG_ROWS: i64 = 2000;
+/// How long an idle session sleeps before it looks at the log again.
+const IDLE: Duration = Duration::from_millis(25);
+/// How often the session looks whether its link was paused or removed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Entry point of a session; the link's name comes in the worker's extra text.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
+    let extra = BackgroundWorker::get_extra().to_owned();
+    attach_signals();
+    let Some((database, name)) = extra.split_once('\n') else { return };
+    BackgroundWorker::connect_worker_to_spi(Some(database), None);
+    let only_one = transaction(|| {
+        Ok(Spi::get_one_with_args::<bool>(
+            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
+            &[format!("link {name}").into()],
+        )?)
+    });
+    if matches!(only_one, Ok(Some(true))) {
+        Session { name: name.to_owned(), link: None }.supervise();
+    }
+}
+
+/// The link's row.
+#[derive(Clone)]
+struct Link {
+    url: String,
+    prefix: String,
+    to_redis: bool,
+    from_redis: bool,
+    position: (i64, i64),
+    needs_check: bool,
+    run: Option<String>,
+}
+
+struct Session {
+    name: String,
+    link: Option<Link>,
+}
+
+/// Transactions of the worker's own.
+struct Own;
+
+impl Local for Own {
+    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        interrupts();
+        transaction(work).map_err(|error| Broken(error.message))
+    }
+}
+
+impl From<Failed> for Broken {
+    fn from(failed: Failed) -> Broken {
+        Broken(failed.message)
+    }
+}
+
+impl Session {
+    /// Connects, works until something fails, and begins again after a pause that grows up to a bound.
+    fn supervise(&mut self) {
+        let pauses = || {
+            backon::ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(100))
+                .with_max_delay(Duration::from_secs(15))
+                .with_jitter()
+                .without_max_times()
+                .build()
+        };
+        let mut next_pauses = pauses();
+        loop {
+            interrupts();
+            let started = Instant::now();
+            match self.work() {
+                Ok(()) => return,
+                Err(Broken(reason)) => {
+                    if started.elapsed() > Duration::from_secs(30) {
+                        next_pauses = pauses();
+                    }
+                    pgrx::log!("tandem link {}: {reason}; will try again", self.name);
+                    let _ = self.note_error(&reason);
+                }
+            }
+            let end = Instant::now() + next_pauses.next().unwrap_or(Duration::from_secs(15));
+            while Instant::now() < end {
+                wait(LOOK.min(end.saturating_duration_since(Instant::now())));
+                if !matches!(self.load(), Ok(true)) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One connection's life. `Ok` means that the link was paused or removed.
+    fn work(&mut self) -> Result<(), Broken> {
+        if !self.load()? {
+            return Ok(());
+        }
+        let Some(mut link) = self.link.clone() else { return Ok(()) };
+        let mut talk = Connection::open(&link.url)?;
+        let key_check = hex(&settings::digest_key().check());
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
+        if fresh || link.needs_check || link.run.as_deref() != Some(run.as_str()) {
+            self.whole_check(&mut talk, &mut link, &run)?;
+        }
+        self.set("state = 'streaming', last_error = NULL")?;
+        pgrx::log!("tandem link {}: streaming", self.name);
+        let mut pull = Connection::open(&link.url)?;
+        let (mut pulling, mut after) = (false, 0);
+        let mut looked = Instant::now();
+        loop {
+            interrupts();
+            if link.from_redis && !pulling {
+                pull.send(&pull_command(&self.name, &run, after))?;
+                pulling = true;
+            }
+            let pushed = if link.to_redis { self.push_log(&mut talk, &mut link)? } else { false };
+            if pulling && readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
+                pulling = false;
+                let pulled = Remote::pulled(pull.receive()?)?;
+                if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                    let everything = self.join(&mut talk, &link, pulled)?;
+                    if everything {
+                        self.whole_check(&mut talk, &mut link, &run)?;
+                        self.set("state = 'streaming'")?;
+                    }
+                    Remote(&mut talk).acknowledge(&self.name, &run, last)?;
+                    after = last;
+                }
+            } else if !pulling && !pushed {
+                wait(IDLE);
+            }
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                if !self.load()? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
+    fn load(&mut self) -> Result<bool, Broken> {
+        let name = self.name.clone();
+        let row = transaction(move || {
+            Spi::connect(|client| {
+                let rows = client.select(
+                    "SELECT url, prefix, direction, pushed_xid, pushed_seq, \
+                            needs_check OR system_identifier <> (SELECT system_identifier FROM pg_control_system()), \
+                            run, paused FROM tandem.links WHERE name = $1",
+                    None,
+                    &[name.into()],
+                )?;
+                let Some(row) = rows.into_iter().next() else { return Ok(None) };
+                let direction = row.get::<String>(3)?.unwrap_or_default();
+                let link = Link {
+                    url: row.get::<String>(1)?.unwrap_or_default(),
+                    prefix: row.get::<String>(2)?.unwrap_or_default(),
+                    to_redis: direction != "from_redis",
+                    from_redis: direction != "to_redis",
+                    position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
+                    needs_check: row.get::<bool>(6)?.unwrap_or(true),
+                    run: row.get::<String>(7)?,
+                };
+                Ok(Some((link, row.get::<bool>(8)? == Some(true))))
+            })
+        })?;
+        match row {
+            Some((link, false)) => {
+                self.link = Some(link);
+                Ok(true)
+            }
+            Some((_, true)) => {
+                self.set("state = 'paused'")?;
+                Ok(false)
+            }
+            None => {
+                if let Some(link) = self.link.take() {
+                    let detached = Connection::open(&link.url)
+                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name));
+                    if let Err(Broken(reason)) = detached {
+                        pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Compares everything under the link and mends it, as after a first contact or a restart of Redis.
+    fn whole_check(&self, talk: &mut Connection, link: &mut Link, run: &str) -> Result<(), Broken> {
+        self.set("state = 'checking'")?;
+        // What is logged from here on is pushed from the log; what was logged before is in the comparison.
+        let end = transaction(|| Ok(log_end()?))?;
+        let key = settings::digest_key();
+        let mut report = Report::default();
+        for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
+            let part = check(&mut Own, talk, &self.name, &key, range, false)?;
+            report.differences += part.differences;
+            report.repaired += part.repaired;
+            report.refused.extend(part.refused);
+        }
+        for (id, reason) in &report.refused {
+            self.set_aside(id, "to_redis", None, reason)?;
+        }
+        if link.needs_check || link.run.is_none() {
+            link.position = end;
+        }
+        link.needs_check = false;
+        link.run = Some(run.to_owned());
+        let (name, run, position) = (self.name.clone(), run.to_owned(), link.position);
+        transaction(move || {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4, \
+                 system_identifier = (SELECT system_identifier FROM pg_control_system()), \
+                 last_check_at = now(), last_check_answer = 'equal' WHERE name = $1",
+                &[name.into(), run.into(), position.0.into(), position.1.into()],
+            )?;
+            Ok(())
+        })?;
+        pgrx::log!(
+            "tandem link {}: compared with Redis, {} ids differed, {} mended",
+            self.name,
+            report.differences,
+            report.repaired
+        );
+        Ok(())
+    }
+
+    /// Joins pulled revisions. Returns whether Redis dropped everything.
+    fn join(&self, talk: &mut Connection, link: &Link, pulled: Vec<Pulled>) -> Result<bool, Broken> {
+        let mut everything = false;
+        let mut back = BTreeSet::new();
+        let mut operations = Vec::new();
+        let count = pulled.len() as i64;
+        for entry in pulled {
+            if entry.id.is_empty() {
+                everything = true;
+            } else if !is_linked(&link.prefix, &entry.id) {
+                continue;
+            } else if let Some(encoded) = entry.revision {
+                match store::decode(&encoded) {
+                    Ok(revision) => operations.push((entry.id, revision)),
+                    Err(error) => {
+                        self.set_aside(&entry.id, "from_redis", Some(encoded), &error.to_string())?;
+                    }
+                }
+            } else {
+                back.insert(entry.id);
+            }
+        }
+        let joined = match self.join_batch(&operations) {
+            Ok(joined) => joined,
+            Err(_) => self.join_singly(&operations)?,
+        };
+        for ((id, _), outcome) in operations.iter().zip(joined) {
+            if outcome == Some(Joined::Stale) {
+                back.insert(id.clone());
+            }
+        }
+        if link.to_redis {
+            self.push_ids(talk, &back.into_iter().collect::<Vec<_>>())?;
+        }
+        self.set(&format!("pulled = pulled + {count}"))?;
+        Ok(everything)
+    }
+
+    fn join_batch(
+        &self,
+        operations: &[(String, tandem_shared::Revision)],
+    ) -> Result<Vec<Option<Joined>>, Failed> {
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch: Vec<(String, Operation)> = operations
+            .iter()
+            .map(|(id, revision)| (id.clone(), Operation::Apply(revision.clone())))
+            .collect();
+        transaction(|| {
+            let done = store::on_behalf_of(&self.name, || store::run(batch))?;
+            Ok(done.into_iter().map(|done| done.joined).collect())
+        })
+    }
+
+    /// After a batch failed: each on its own, so that one that cannot be stored does not stop the others.
+    fn join_singly(
+        &self,
+        operations: &[(String, tandem_shared::Revision)],
+    ) -> Result<Vec<Option<Joined>>, Broken> {
+        let mut joined = Vec::with_capacity(operations.len());
+        for operation in operations {
+            match self.join_batch(std::slice::from_ref(operation)) {
+                Ok(outcome) => joined.extend(outcome),
+                Err(failed) if failed.is_data => {
+                    let (id, revision) = operation;
+                    self.set_aside(id, "from_redis", Some(encode(revision)), &failed.message)?;
+                    joined.push(None);
+                }
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        Ok(joined)
+    }
+
+    /// Pushes the next part of the log. Returns whether there was any.
+    fn push_log(&self, talk: &mut Connection, link: &mut Link) -> Result<bool, Broken> {
+        let (position, name) = (link.position, self.name.clone());
+        let (ids, end) = transaction(move || read_log(position, &name))?;
+        let Some(end) = end else { return Ok(false) };
+        let ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        let count = ids.len();
+        self.push_ids(talk, &ids)?;
+        let name = self.name.clone();
+        transaction(move || {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET pushed_xid = $2, pushed_seq = $3, pushed = pushed + $4 WHERE name = $1",
+                &[name.into(), end.0.into(), end.1.into(), (count as i64).into()],
+            )?;
+            Ok(())
+        })?;
+        link.position = end;
+        Ok(true)
+    }
+
+    /// Pushes the current revisions of ids.
+    fn push_ids(&self, talk: &mut Connection, ids: &[String]) -> Result<(), Broken> {
+        for page in ids.chunks(500) {
+            let current = transaction(|| store::fetch(page))?;
+            let revisions: Vec<(&str, Vec<u8>)> =
+                current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
+            for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
+                match answer {
+                    Ok(_) => {}
+                    // Redis is full, or was told not to write: that passes, the revision is not at fault.
+                    Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
+                    Err(reason) => self.set_aside(id, "to_redis", Some(revision.clone()), &reason)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, assignments: &str) -> Result<(), Broken> {
+        // Only this file's own literals come here.
+        let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
+        let name = self.name.clone();
+        transaction(move || Ok(Spi::run_with_args(&statement, &[name.into()])?)).map_err(Into::into)
+    }
+
+    fn note_error(&self, reason: &str) -> Result<(), Broken> {
+        let (name, reason) = (self.name.clone(), reason.to_owned());
+        transaction(move || {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET state = 'waiting', last_error = $2, last_error_at = now() WHERE name = $1",
+                &[name.into(), reason.into()],
+            )?;
+            Ok(())
+        })
+        .map_err(Into::into)
+    }
+
+    fn set_aside(
+        &self,
+        id: &str,
+        direction: &'static str,
+        revision: Option<Vec<u8>>,
+        reason: &str,
+    ) -> Result<(), Broken> {
+        pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
+        let (name, id, reason) = (self.name.clone(), id.to_owned(), reason.to_owned());
+        transaction(move || {
+            Spi::run_with_args(
+                "INSERT INTO tandem.dead_letters (link, direction, id, revision, reason) VALUES ($1, $2, $3, $4, $5)",
+                &[name.into(), direction.into(), id.into(), revision.into(), reason.into()],
+            )?;
+            Ok(())
+        })
+        .map_err(Into::into)
+    }
+}
+
+fn is_passing(reason: &str) -> bool {
+    ["OOM", "MISCONF", "READONLY", "LOADING", "NOLINK", "NOPERM"].iter().any(|code| reason.starts_with(code))
+}
+
+fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {
+    let mut command = redis::cmd("TANDEM.LINK");
+    command.arg("PULL").arg(name).arg(run).arg(after).arg(PULL_ITEMS).arg(PULL_BYTES).arg(PULL_BLOCK_MS);
+    command
+}
+
+/// Waits until the connection has something to read, at most so long.
+fn readable(connection: &Connection, time: Duration) -> bool {
+    // SAFETY: MyLatch is this process' own latch and the socket is open.
+    let events = unsafe {
+        let wanted = pg_sys::WL_LATCH_SET
+            | pg_sys::WL_SOCKET_READABLE
+            | pg_sys::WL_TIMEOUT
+            | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let events = pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            wanted as i32,
+            connection.socket(),
+            time.as_millis() as i64,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        events
+    };
+    events as u32 & pg_sys::WL_SOCKET_READABLE != 0
+}
+
+/// Whether a link with this prefix carries an id; `tandem/` is carried by every link.
+fn is_linked(prefix: &str, id: &str) -> bool {
+    id.starts_with(prefix) || id.starts_with(RESERVED_PREFIX)
+}
+
+/// Prefix of tandem's own documents.
+const RESERVED_PREFIX: &str = "tandem/";
+
+/// The ranges of ids that a link carries.
+pub fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
+    let own = Range::of_prefix(prefix)?;
+    if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
+        // One contains the other; the wider one is enough.
+        return Ok(vec![if prefix.len() > RESERVED_PREFIX.len() {
+            Range::of_prefix(RESERVED_PREFIX)?
+        } else {
+            own
+        }]);
+    }
+    Ok(vec![own, Range::of_prefix(RESERVED_PREFIX)?])
+}
+
+fn log_end() -> Result<(i64, i64), pgrx::spi::Error> {
+    let (xid, seq) = Spi::get_two::<i64, i64>(
+        "SELECT c.xid, c.seq FROM tandem.changes c WHERE c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
+         UNION ALL SELECT 0, 0 ORDER BY 1 DESC, 2 DESC LIMIT 1",
+    )?;
+    Ok((xid.unwrap_or(0), seq.unwrap_or(0)))
+}
+
+type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
+
+/// Ids changed after a position by others than this link, and the position after them.
+fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
+             WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
+             ORDER BY c.xid, c.seq LIMIT $3",
+            None,
+            &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
+        )?;
+        let (mut ids, mut end) = (BTreeSet::new(), None);
+        for row in rows {
+            end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
+            if row.get::<bool>(4)? != Some(true) {
+                ids.insert(row.get::<String>(1)?.unwrap_or_default());
+            }
+        }
+        Ok((ids, end))
+    })
+}

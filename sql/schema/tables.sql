@@ -1,0 +1,130 @@
+-- Tables of tandem. Ids are compared by bytes everywhere, hence COLLATE "C".
+
+CREATE TABLE tandem.items (
+    id text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL CHECK (version > 0),
+    "timestamp" bigint NOT NULL CHECK ("timestamp" >= 0),
+    payload_hash bytea NOT NULL CHECK (octet_length(payload_hash) = 32),
+    payload jsonb,
+    payload_blob bytea,
+    audit jsonb CHECK (jsonb_typeof(audit) = 'object'),
+    state text COLLATE "C" NOT NULL DEFAULT 'default',
+    access_count bigint NOT NULL DEFAULT 0,
+    last_accessed timestamptz,
+    CONSTRAINT items_one_content CHECK ((payload IS NULL) <> (payload_blob IS NULL))
+);
+CREATE INDEX items_state_id ON tandem.items (state, id);
+COMMENT ON TABLE tandem.items IS 'the items: query and write them with plain SQL; version, timestamp and hash are kept by trigger';
+
+CREATE TABLE tandem.tombstones (
+    id text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL CHECK (version > 0),
+    "timestamp" bigint NOT NULL,
+    audit jsonb
+);
+COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
+
+-- The log of changes: one row a change, in a few slots that are truncated in rotation instead of vacuumed.
+CREATE SEQUENCE tandem.changes_seq;
+CREATE TABLE tandem.changes (
+    slot smallint NOT NULL,
+    seq bigint NOT NULL DEFAULT nextval('tandem.changes_seq'),
+    xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
+    id text COLLATE "C" NOT NULL,
+    op "char" NOT NULL,
+    version bigint NOT NULL,
+    "timestamp" bigint NOT NULL,
+    old_digest bytea,
+    new_digest bytea,
+    origin text
+) PARTITION BY LIST (slot);
+CREATE TABLE tandem.changes_0 PARTITION OF tandem.changes FOR VALUES IN (0);
+CREATE TABLE tandem.changes_1 PARTITION OF tandem.changes FOR VALUES IN (1);
+CREATE TABLE tandem.changes_2 PARTITION OF tandem.changes FOR VALUES IN (2);
+CREATE INDEX changes_position ON tandem.changes (xid, seq);
+COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read it in (xid, seq) order below the oldest running transaction';
+
+-- Fingerprints of consecutive ids, folded from the log; the first block begins at the empty text.
+CREATE TABLE tandem.blocks (
+    first text COLLATE "C" PRIMARY KEY,
+    count bigint NOT NULL,
+    sum bytea NOT NULL CHECK (octet_length(sum) = 32)
+) WITH (fillfactor = 70);
+INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 32), 'hex'));
+
+CREATE TABLE tandem.log_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    slot smallint NOT NULL DEFAULT 0,
+    slot_since timestamptz NOT NULL DEFAULT now(),
+    folded_xid bigint NOT NULL DEFAULT 0,
+    folded_seq bigint NOT NULL DEFAULT 0,
+    key_check bytea,
+    drained_slot smallint,
+    drained_at timestamptz
+) WITH (fillfactor = 50);
+INSERT INTO tandem.log_state DEFAULT VALUES;
+
+CREATE TABLE tandem.links (
+    name text PRIMARY KEY,
+    url text NOT NULL,
+    mode text NOT NULL CHECK (mode IN ('mirror', 'cache')),
+    prefix text COLLATE "C" NOT NULL,
+    direction text NOT NULL CHECK (direction IN ('both', 'to_redis', 'from_redis')),
+    paused boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Position in the log up to which Redis has everything, and the cluster that it belongs to: a restored
+    -- dump brings positions that mean nothing in the new cluster.
+    pushed_xid bigint NOT NULL DEFAULT 0,
+    pushed_seq bigint NOT NULL DEFAULT 0,
+    system_identifier bigint NOT NULL,
+    needs_check boolean NOT NULL DEFAULT true,
+    state text NOT NULL DEFAULT 'starting',
+    run text,
+    pulled bigint NOT NULL DEFAULT 0,
+    pushed bigint NOT NULL DEFAULT 0,
+    last_error text,
+    last_error_at timestamptz,
+    last_check_at timestamptz,
+    last_check_answer text
+) WITH (fillfactor = 50);
+
+CREATE TABLE tandem.conflicts (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    loser bytea NOT NULL,
+    origin text
+);
+COMMENT ON TABLE tandem.conflicts IS 'revisions that lost against another one of the same version, encoded';
+
+CREATE TABLE tandem.dead_letters (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    link text NOT NULL,
+    direction text NOT NULL,
+    id text NOT NULL,
+    revision bytea,
+    reason text NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
+
+CREATE TYPE tandem.item AS (
+    id text,
+    version bigint,
+    "timestamp" bigint,
+    state text,
+    type text,
+    payload jsonb,
+    payload_blob bytea,
+    hash text,
+    etag text,
+    audit jsonb
+);
+
+-- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored.
+SELECT pg_catalog.pg_extension_config_dump('tandem.items', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters', '');
