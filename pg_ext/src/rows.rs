@@ -13,14 +13,14 @@ use tandem_shared::{
 
 /// The id if it is one. Errors: `INVALID`.
 #[pg_extern(immutable, strict, parallel_safe)]
-fn check_id<'a>(id: &'a str) -> &'a str {
+fn check_id(id: &str) -> &str {
     answer(check_id_rule(id).map_err(Into::into));
     id
 }
 
 /// The prefix if it is one. Errors: `INVALID`.
 #[pg_extern(immutable, strict, parallel_safe)]
-fn check_prefix<'a>(prefix: &'a str) -> &'a str {
+fn check_prefix(prefix: &str) -> &str {
     answer(check_prefix_rule(prefix).map_err(Into::into));
     prefix
 }

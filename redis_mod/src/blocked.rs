@@ -78,7 +78,9 @@ unsafe extern "C" fn on_reply(
             raw::RedisModule_GetBlockedClientPrivateData.map(|get| get(context).cast::<(i32, Pull)>())
         };
         let reply = Reply::from_raw(context);
-        match private.and_then(|private| unsafe { private.as_ref() }) {
+        // SAFETY: null or the box made in `wake`, alive until `free_pull`.
+        let private = private.and_then(|private| unsafe { private.as_ref() });
+        match private {
             Some((database, pull)) => {
                 // SAFETY: the context is this callback's. It begins on database 0.
                 unsafe { raw::RedisModule_SelectDb.map(|select| select(context, *database)) };

@@ -104,9 +104,12 @@ unsafe extern "C" fn debug_digest(sink: *mut raw::RedisModuleDigest, value: *mut
         let encoded = codec::encode(revision);
         // SAFETY: the sink is Redis', the buffer outlives the call.
         unsafe {
-            raw::RedisModule_DigestAddStringBuffer
-                .map(|add| add(sink, encoded.as_ptr().cast(), encoded.len()));
-            raw::RedisModule_DigestEndSequence.map(|end| end(sink));
+            if let Some(add) = raw::RedisModule_DigestAddStringBuffer {
+                add(sink, encoded.as_ptr().cast(), encoded.len());
+            }
+            if let Some(end) = raw::RedisModule_DigestEndSequence {
+                end(sink);
+            }
         }
     });
 }

@@ -91,7 +91,7 @@ unsafe extern "C" fn on_flush(
     subevent: u64,
     data: *mut std::ffi::c_void,
 ) {
-    if subevent != u64::from(raw::REDISMODULE_SUBEVENT_FLUSHDB_START) || data.is_null() {
+    if subevent != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
         return;
     }
     // SAFETY: for this event and version the data is a RedisModuleFlushInfo.

@@ -40,6 +40,7 @@ impl WritableKey {
     pub fn set(&mut self, revision: Revision) -> Result<()> {
         // SAFETY: as in `revision`; `&mut self` makes this the only reference.
         if let Some(value) = unsafe { value_of(self.key) } {
+            // SAFETY: see above.
             unsafe { *value = revision };
             return Ok(());
         }
@@ -122,10 +123,14 @@ pub fn with_named_item<T>(
     if raw_key.is_null() {
         return Ok(None);
     }
-    // SAFETY: the key stays open until the end of this function, and nothing changes it meanwhile: `work` gets a
-    // shared reference and Redis runs commands one at a time.
     let result = match kind_of(raw_key, id) {
-        Ok(Kind::Item) => Ok(unsafe { value_of(raw_key) }.map(|value| work(unsafe { &*value }))),
+        Ok(Kind::Item) => {
+            // SAFETY: the key is of our type.
+            let value = unsafe { value_of(raw_key) };
+            // SAFETY: the key stays open until the end of this function, and nothing changes it meanwhile: `work`
+            // gets a shared reference and Redis runs commands one at a time.
+            Ok(value.map(|value| work(unsafe { &*value })))
+        }
         Ok(Kind::Empty) => Ok(None),
         Err(error) => Err(error),
     };

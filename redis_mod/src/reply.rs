@@ -41,6 +41,7 @@ impl Reply {
     pub fn end_array(self, length: usize) {
         // SAFETY: the API table is filled when the module is loaded; the context is the current callback's.
         if let Some(set_length) = unsafe { raw::RedisModule_ReplySetArrayLength } {
+            // SAFETY: see above.
             unsafe { set_length(self.context, length as c_long) };
         }
     }

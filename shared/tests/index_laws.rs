@@ -1,4 +1,5 @@
 //! The index against a plain sorted map.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail this way")]
 
 use proptest::prelude::*;
 use tandem_shared::id::Range;

@@ -1,4 +1,5 @@
 //! Laws of canonical JSON.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail this way")]
 
 use proptest::prelude::*;
 use serde_json::Value;

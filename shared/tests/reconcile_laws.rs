@@ -1,4 +1,5 @@
 //! The search finds exactly the symmetric difference, with work that follows the difference.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail this way")]
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
 //! Laws of join and of the binary codec.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail this way")]
 
 use proptest::prelude::*;
 use std::cmp::Ordering;

@@ -215,17 +215,17 @@ impl Search {
         cutter: &mut A,
         other: &mut B,
         ranges: &[Range],
-        error: fn(SearchError<A::Error, B::Error>) -> SearchError<L, R>,
+        error: impl Fn(SearchError<A::Error, B::Error>) -> SearchError<L, R>,
     ) -> Result<(), SearchError<L, R>> {
         if ranges.is_empty() {
             return Ok(());
         }
-        let cut = cutter.splits(ranges, self.options.parts).map_err(SearchError::Left).map_err(error)?;
+        let cut = cutter.splits(ranges, self.options.parts).map_err(SearchError::Left).map_err(&error)?;
         check_length(ranges.len(), cut.len())?;
         let parts: Vec<Part> = cut.into_iter().flatten().collect();
         let pieces: Vec<Range> = parts.iter().map(|part| part.range.clone()).collect();
         let sums: Vec<Fingerprint> = parts.iter().map(|part| part.fingerprint).collect();
-        let of_other = other.fingerprints(&pieces).map_err(SearchError::Right).map_err(error)?;
+        let of_other = other.fingerprints(&pieces).map_err(SearchError::Right).map_err(&error)?;
         check_length(pieces.len(), of_other.len())?;
         self.compared(pieces, &sums, &of_other);
         Ok(())

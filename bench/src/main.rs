@@ -1,0 +1,70 @@
+//! Measures tandem against bare Redis and bare Postgres: in one run, on one machine, in alternating rounds, so that
+//! ratios mean something where absolute figures do not. Prints the tables of bench/README.md.
+//!
+//! `QUICK=1` takes sizes that prove the benchmark works and measure nothing. Words after the program's name pick
+//! sections: redis, sql, fold, link, reconcile.
+
+mod link;
+mod machine;
+mod reconcile;
+mod redis_commands;
+mod sql_writes;
+mod table;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Rounds of which the median is taken.
+    rounds: usize,
+    /// Requests of redis-benchmark a round.
+    requests: usize,
+    /// Keys they are spread over.
+    keys: usize,
+    /// Batches of 500 a round.
+    batches: usize,
+    /// Items that go over the link, each way.
+    linked: usize,
+    /// Sizes of the sets that are reconciled.
+    reconciled: [usize; 2],
+}
+
+const FULL: Size = Size {
+    rounds: 5,
+    requests: 400_000,
+    keys: 100_000,
+    batches: 40,
+    linked: 100_000,
+    reconciled: [100_000, 1_000_000],
+};
+const QUICK: Size =
+    Size { rounds: 2, requests: 20_000, keys: 5_000, batches: 4, linked: 5_000, reconciled: [5_000, 20_000] };
+
+fn main() {
+    let size = if std::env::var_os("QUICK").is_some() { QUICK } else { FULL };
+    let picked: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |section: &str| picked.is_empty() || picked.iter().any(|word| word == section);
+    machine::print();
+    if wanted("redis") {
+        redis_commands::measure(size);
+    }
+    if wanted("sql") {
+        sql_writes::measure(size);
+    }
+    if wanted("fold") {
+        sql_writes::measure_fold(size);
+    }
+    if wanted("link") {
+        link::measure(size);
+    }
+    if wanted("reconcile") {
+        reconcile::measure(size);
+    }
+}
+
+/// 250 bytes of JSON; `text` makes one differ from the next.
+fn payload(text: &str) -> String {
+    let head =
+        format!("{{\"id\":\"{text}\",\"name\":\"a person\",\"age\":42,\"tags\":[\"a\",\"b\"],\"text\":\"");
+    let filler = 250_usize.saturating_sub(head.len() + 2);
+    format!("{head}{}\"}}", "x".repeat(filler))
+}
