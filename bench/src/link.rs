@@ -20,7 +20,7 @@ pub fn measure(size: Size) {
     begin("Link", method, &["direction", "items", "s", "items/s"]);
     let each = i64::try_from(size.linked).expect("a small number");
 
-    pause(&pair, true);
+    pair.pause();
     let mut redis = pair.commands();
     for batch in (0..size.linked).collect::<Vec<_>>().chunks(1000) {
         let mut pipeline = redis::pipe();
@@ -34,7 +34,7 @@ pub fn measure(size: Size) {
     let seconds = timed(&pair, || count_of_postgres(&mut client) >= each);
     row(&[&"Redis to Postgres", &each, &format!("{seconds:.1}"), &thousands(each as f64 / seconds)]);
 
-    pause(&pair, true);
+    pair.pause();
     let content = payload("x");
     let statement = format!(
         "INSERT INTO tandem.items (id, payload) SELECT 'sql.' || to_char(n, 'FM00000000'), \
@@ -46,15 +46,9 @@ pub fn measure(size: Size) {
     pair.settle_at(2 * each);
 }
 
-/// Pauses the link or lets it run.
-pub fn pause(pair: &Pair, paused: bool) {
-    let verb = if paused { "pause_link" } else { "resume_link" };
-    run(&mut pair.sql(), &format!("SELECT tandem.{verb}('{}')", pair.link));
-}
-
 fn timed(pair: &Pair, arrived: impl FnMut() -> bool) -> f64 {
     let start = Instant::now();
-    pause(pair, false);
+    pair.resume();
     wait::until("everything has arrived", LONG, arrived);
     start.elapsed().as_secs_f64()
 }

@@ -1,7 +1,6 @@
 //! What it costs to find and mend 15 differences, among many items and among ten times as many.
 
 use crate::Size;
-use crate::link::pause;
 use crate::table::{begin, median, row, thousands};
 use std::time::{Duration, Instant};
 use tandem_tests::pair::{Pair, count_of_postgres, count_of_redis, root_of_postgres, root_of_redis};
@@ -49,7 +48,7 @@ fn measure_at(pair: &Pair, count: usize, rounds: usize) {
         count_of_redis(&mut redis) == expected && count_of_postgres(&mut client) == expected
     });
     wait::until("the roots are equal", LONG, || root_of_postgres(&mut client) == root_of_redis(&mut redis));
-    pause(pair, true);
+    pair.pause();
     for row in rows(
         &mut client,
         &format!("SELECT md5((n * {})::text) FROM generate_series(1, {DIFFERENCES}) n", count / DIFFERENCES),
@@ -68,7 +67,7 @@ fn measure_at(pair: &Pair, count: usize, rounds: usize) {
     let start = Instant::now();
     let mended = rows(&mut client, &format!("SELECT * FROM tandem.reconcile('{}')", pair.link)).remove(0);
     report(count, "repair", &[start.elapsed().as_secs_f64() * 1000.0], &mended);
-    pause(pair, false);
+    pair.resume();
     wait::until("the roots are equal", LONG, || root_of_postgres(&mut client) == root_of_redis(&mut redis));
 }
 

@@ -64,9 +64,8 @@ fn benchmark(server: &Redis, size: Size, command: &[&str]) -> f64 {
     let text = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(!complaint.contains("rror"), "{}: {complaint}", command[0]);
-    // "command",requests per second,…
-    let line = text.lines().last().unwrap_or_default();
-    let rest = line.rsplit_once("\",\"").map(|_| line.split("\",\"").nth(1).unwrap_or_default());
-    let rate = rest.and_then(|rate| rate.trim_matches('"').parse().ok());
+    // "command",requests per second and six latencies; the command may hold what parts the fields.
+    let line = text.lines().rfind(|line| !line.is_empty()).unwrap_or_default();
+    let rate = line.rsplit("\",\"").nth(6).and_then(|rate| rate.parse().ok());
     rate.unwrap_or_else(|| panic!("redis-benchmark {}: {text}{complaint}", command[0]))
 }

@@ -65,7 +65,7 @@ pub fn measure_fold(size: Size) {
             "INSERT INTO tandem.items (id, payload) SELECT md5(n::text), '1' FROM generate_series(1, {count}) n"
         ),
         "UPDATE tandem.items SET payload = '2'".to_owned(),
-        "UPDATE tandem.items SET payload = '3' WHERE id < '01'".to_owned(),
+        "UPDATE tandem.items SET payload = '3' WHERE id < '2'".to_owned(),
     ];
     for statement in statements {
         run(&mut client, &statement);

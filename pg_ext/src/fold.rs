@@ -55,8 +55,8 @@ pub(crate) fn fold_batch(client: &mut SpiClient<'_>, max_rows: i64) -> Outcome<i
         return Ok(0);
     }
     let rows = client.select(
-        "SELECT c.id, c.old_digest, c.new_digest, c.xid, c.seq FROM tandem.changes c, tandem.log_state s \
-         WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq) \
+        "SELECT c.id, c.old_digest, c.new_digest, c.xid, c.seq FROM tandem.changes c \
+         WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
            AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
          ORDER BY c.xid, c.seq LIMIT $1",
         None,
@@ -154,8 +154,8 @@ fn cut_block(client: &mut SpiClient<'_>, block: &Block) -> Outcome<()> {
                 tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
          FROM tandem.items i, bound b WHERE i.id >= $1 AND (b.past IS NULL OR i.id < b.past) \
          UNION ALL \
-         SELECT false, c.id, c.old_digest, c.new_digest FROM tandem.changes c, tandem.log_state s, bound b \
-         WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq) \
+         SELECT false, c.id, c.old_digest, c.new_digest FROM tandem.changes c, bound b \
+         WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
            AND c.id >= $1 AND (b.past IS NULL OR c.id < b.past)",
         None,
         &[block.first.as_str().into()],

@@ -59,8 +59,8 @@ fn try_fingerprint(client: &SpiClient<'_>, range: &Range) -> Outcome<Option<Fing
          UNION ALL SELECT 2, i.id, 1, NULL, \
              tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
          FROM tandem.items i WHERE $5 AND $2::text IS NOT NULL AND i.id >= $4 AND i.id < $2 \
-         UNION ALL SELECT 3, c.id, 0, c.old_digest, c.new_digest FROM tandem.changes c, tandem.log_state s \
-         WHERE $5 AND (c.xid, c.seq) > (s.folded_xid, s.folded_seq) \
+         UNION ALL SELECT 3, c.id, 0, c.old_digest, c.new_digest FROM tandem.changes c \
+         WHERE $5 AND (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
            AND c.id >= $3 AND ($4::text IS NULL OR c.id < $4)",
         None,
         &[

@@ -20,14 +20,18 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
     );
-    GucRegistry::define_string_guc(
-        c"tandem.databases",
-        c"Databases that tandem's worker serves, separated by commas",
-        c"",
-        &DATABASES,
-        GucContext::Postmaster,
-        GucFlags::default(),
-    );
+    // SAFETY: a plain flag of the postmaster, read where it is set. Postgres takes a setting of this kind only
+    // while it starts, and in a library that is loaded later there is no worker that would read it.
+    if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
+        GucRegistry::define_string_guc(
+            c"tandem.databases",
+            c"Databases that tandem's worker serves, separated by commas",
+            c"",
+            &DATABASES,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     GucRegistry::define_int_guc(
         c"tandem.content_bytes_max",
         c"Largest content of an item",

@@ -6,10 +6,11 @@ use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::codec::{self, Source};
 use tandem_shared::decide::{Decision, Outcome as Joined, decide_apply, decide_put, decide_remove};
+use tandem_shared::error::shown;
 use tandem_shared::request::{PutRequest, RemoveRequest};
 use tandem_shared::{
     Audit, Body, Content, ContentType, DigestKey, Error, Head, LiveHead, PayloadHash, Result, Revision,
@@ -75,6 +76,7 @@ pub fn payload_hash(bytes: &[u8]) -> Result<PayloadHash> {
 }
 
 /// What to do with an id.
+#[derive(Clone)]
 pub enum Operation {
     /// Put.
     Put(PutRequest),
@@ -130,21 +132,27 @@ pub fn run(operations: Vec<(String, Operation)>) -> Outcome<Vec<Done>> {
         operations.into_iter().enumerate().map(|(place, (id, operation))| (place, id, operation)).collect();
     // An id that occurs twice is decided twice, the second time on what the first left.
     while !rest.is_empty() {
-        let mut met = std::collections::HashSet::new();
+        let mut met = HashSet::new();
         let (round, later): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|(_, id, _)| met.insert(id.clone()));
         rest = later;
-        for (place, result) in run_round(round)? {
+        let mut again = Vec::new();
+        for (place, result) in run_round(round, &mut again)? {
             if let Some(slot) = done.get_mut(place) {
                 *slot = Some(result);
             }
         }
+        again.append(&mut rest);
+        rest = again;
     }
     Ok(done.into_iter().flatten().collect())
 }
 
-/// Runs operations on distinct ids.
-fn run_round(round: Vec<(usize, String, Operation)>) -> Outcome<Vec<(usize, Done)>> {
+type Placed = (usize, String, Operation);
+
+/// Runs operations on distinct ids. Those that lost a race for a first put are added to `again`: their id is there
+/// now, and they are to be decided on what is there.
+fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>) -> Outcome<Vec<(usize, Done)>> {
     let key = settings::digest_key();
     let now = now();
     Spi::connect_mut(|client| {
@@ -152,15 +160,23 @@ fn run_round(round: Vec<(usize, String, Operation)>) -> Outcome<Vec<(usize, Done
         let current = lock(client, ids)?;
         let mut done = Vec::with_capacity(round.len());
         let mut writes = Vec::new();
+        let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
         for (place, id, operation) in round {
             let stored = current.get(&id);
+            let is_first = stored.is_none_or(|stored| stored.live.is_none());
+            let kept = is_first.then(|| operation.clone());
             let (result, write) = decide(client, &key, &id, stored, operation, now)?;
             done.push((place, result));
             if let Some(revision) = write {
+                firsts.extend(kept.map(|operation| (id.clone(), (place, operation))));
                 writes.push((id, revision));
             }
         }
-        write(client, &current, writes)?;
+        for id in write(client, &current, writes)? {
+            if let Some((place, operation)) = firsts.remove(&id) {
+                again.push((place, id, operation));
+            }
+        }
         Ok(done)
     })
 }
@@ -205,15 +221,9 @@ fn decide(
     })
 }
 
-/// Reads and locks the current revisions of ids. An id that is not there is locked by a lock of its own, so that
-/// two first puts of one id come one after the other.
+/// Reads the current revisions of ids and locks the rows of those that live. What is not there cannot be locked:
+/// the primary key decides between two first writers.
 fn lock(client: &mut SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String, Stored>> {
-    client.update(
-        "SELECT count(pg_advisory_xact_lock(1952542308, hashtext(id))) \
-         FROM (SELECT id FROM unnest($1::text[]) AS id ORDER BY hashtext(id)) AS ordered",
-        None,
-        &[ids.clone().into()],
-    )?;
     let mut current = HashMap::new();
     let rows = client.update(
         "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload IS NOT NULL, i.payload_hash \
@@ -293,11 +303,13 @@ impl Columns {
         Ok(())
     }
 
-    fn run(self, client: &mut SpiClient<'_>, statement: &str) -> Outcome<()> {
+    /// Runs a statement over the columns; returns the ids that it wrote.
+    fn run(self, client: &mut SpiClient<'_>, statement: &str) -> Outcome<HashSet<String>> {
+        let mut written = HashSet::with_capacity(self.ids.len());
         if self.ids.is_empty() {
-            return Ok(());
+            return Ok(written);
         }
-        client.update(
+        let rows = client.update(
             statement,
             None,
             &[
@@ -311,7 +323,10 @@ impl Columns {
                 self.states.into(),
             ],
         )?;
-        Ok(())
+        for row in rows {
+            written.extend(row.get::<String>(1)?);
+        }
+        Ok(written)
     }
 }
 
@@ -323,74 +338,104 @@ const INSERT: &str = "INSERT INTO tandem.items \
     (id, version, \"timestamp\", payload_hash, payload, payload_blob, audit, state) \
     SELECT n.id, n.version, n.at, n.hash, n.payload::jsonb, n.blob, n.audit::jsonb, n.state \
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[], $6::bytea[], $7::text[], $8::text[]) \
-    AS n (id, version, at, hash, payload, blob, audit, state)";
+    AS n (id, version, at, hash, payload, blob, audit, state) \
+    ON CONFLICT (id) DO NOTHING RETURNING items.id";
 
 const UPDATE: &str = "UPDATE tandem.items i SET version = n.version, \"timestamp\" = n.at, \
     payload_hash = n.hash, payload = n.payload::jsonb, payload_blob = n.blob, audit = n.audit::jsonb, state = n.state \
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[], $6::bytea[], $7::text[], $8::text[]) \
-    AS n (id, version, at, hash, payload, blob, audit, state) WHERE i.id = n.id";
+    AS n (id, version, at, hash, payload, blob, audit, state) WHERE i.id = n.id RETURNING i.id";
 
+/// Stores revisions. Returns the ids for which another writer was first.
 fn write(
     client: &mut SpiClient<'_>,
     current: &HashMap<String, Stored>,
     writes: Vec<(String, Revision)>,
-) -> Outcome<()> {
+) -> Outcome<Vec<String>> {
     let (mut inserts, mut updates) = (Columns::default(), Columns::default());
     let mut removed: Vec<(String, Revision)> = Vec::new();
+    let mut put: Vec<(String, i64)> = Vec::new();
     for (id, revision) in writes {
         let is_live = current.get(&id).is_some_and(|stored| stored.live.is_some());
         match (revision.head().is_tombstone(), is_live) {
-            (true, _) => removed.push((id, revision)),
+            (true, true) => removed.push((id, revision)),
+            (true, false) => {
+                inserts.push(id.clone(), placeholder(&revision)?)?;
+                removed.push((id, revision));
+            }
             (false, true) => updates.push(id, revision)?,
-            (false, false) => inserts.push(id, revision)?,
+            (false, false) => {
+                put.push((id.clone(), revision.version.get() as i64));
+                inserts.push(id, revision)?;
+            }
         }
     }
+    let asked = inserts.ids.clone();
     let _own = OwnWrite::begin();
-    inserts.run(client, INSERT)?;
+    let first = inserts.run(client, INSERT)?;
     updates.run(client, UPDATE)?;
-    remove(client, current, removed)
+    check_removals(client, put)?;
+    let late: Vec<String> = asked.into_iter().filter(|id| !first.contains(id)).collect();
+    removed.retain(|(id, _)| !late.contains(id));
+    remove(client, removed)?;
+    Ok(late)
 }
 
-fn remove(
-    client: &mut SpiClient<'_>,
-    current: &HashMap<String, Stored>,
-    removed: Vec<(String, Revision)>,
-) -> Outcome<()> {
+/// A tombstone for an id that is not here is stored by putting and removing an item under it: the primary key then
+/// makes other first writers of the id wait, and the log tells of the removal as of any other.
+fn placeholder(tombstone: &Revision) -> Result<Revision> {
+    Ok(Revision {
+        version: Version::FIRST,
+        timestamp: tombstone.timestamp,
+        audit: None,
+        body: Body::Live { state: State::default(), content: Content::json(b"null", 4)? },
+    })
+}
+
+/// An id may have been put and removed by another between our reading and our insert. Its tombstone is then newer
+/// than what was decided, and stays: the caller is to try again.
+fn check_removals(client: &mut SpiClient<'_>, put: Vec<(String, i64)>) -> Outcome<()> {
+    if put.is_empty() {
+        return Ok(());
+    }
+    let (ids, versions): (Vec<String>, Vec<i64>) = put.into_iter().unzip();
+    let newer = client.update(
+        "SELECT t.id FROM unnest($1::text[], $2::bigint[]) AS n (id, version) \
+         JOIN tandem.tombstones t ON t.id = n.id AND t.version >= n.version LIMIT 1",
+        None,
+        &[ids.into(), versions.into()],
+    )?;
+    match newer.into_iter().next() {
+        None => Ok(()),
+        Some(row) => {
+            let id = row.get::<String>(1)?.unwrap_or_default();
+            Err(Error::Conflict {
+                what: format!("item {}", shown(&id)),
+                expected: "none".to_owned(),
+                current: "a removal by another writer".to_owned(),
+            }
+            .into())
+        }
+    }
+}
+
+fn remove(client: &mut SpiClient<'_>, removed: Vec<(String, Revision)>) -> Outcome<()> {
     if removed.is_empty() {
         return Ok(());
     }
-    let live = |id: &str| current.get(id).is_some_and(|stored| stored.live.is_some());
-    let of_live: Vec<&str> = removed.iter().map(|(id, _)| id.as_str()).filter(|id| live(id)).collect();
-    let absent: Vec<&(String, Revision)> = removed.iter().filter(|(id, _)| !live(id)).collect();
-    if !of_live.is_empty() {
-        client.update("DELETE FROM tandem.items WHERE id = ANY($1)", None, &[of_live.into()])?;
-    }
     let ids: Vec<&str> = removed.iter().map(|(id, _)| id.as_str()).collect();
+    client.update("DELETE FROM tandem.items WHERE id = ANY($1)", None, &[ids.clone().into()])?;
     let versions: Vec<i64> = removed.iter().map(|(_, revision)| revision.version.get() as i64).collect();
     let timestamps: Vec<i64> =
         removed.iter().map(|(_, revision)| revision.timestamp.unix_ms() as i64).collect();
     let audits: Vec<Option<&str>> =
         removed.iter().map(|(_, revision)| revision.audit.as_ref().map(Audit::as_str)).collect();
     client.update(
-        "INSERT INTO tandem.tombstones AS t (id, version, \"timestamp\", audit) \
-         SELECT n.id, n.version, n.at, n.audit::jsonb \
+        "UPDATE tandem.tombstones t SET version = n.version, \"timestamp\" = n.at, audit = n.audit::jsonb \
          FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS n (id, version, at, audit) \
-         ON CONFLICT (id) DO UPDATE SET version = excluded.version, \"timestamp\" = excluded.\"timestamp\", \
-         audit = excluded.audit",
+         WHERE t.id = n.id AND t.version <= n.version",
         None,
         &[ids.into(), versions.into(), timestamps.into(), audits.into()],
-    )?;
-    if absent.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<&str> = absent.iter().map(|(id, _)| id.as_str()).collect();
-    let versions: Vec<i64> = absent.iter().map(|(_, revision)| revision.version.get() as i64).collect();
-    let timestamps: Vec<i64> =
-        absent.iter().map(|(_, revision)| revision.timestamp.unix_ms() as i64).collect();
-    client.select(
-        "SELECT tandem.log_tombstones($1, $2, $3)",
-        None,
-        &[ids.into(), versions.into(), timestamps.into()],
     )?;
     Ok(())
 }

@@ -10,7 +10,7 @@ fn digest(number: u32) -> Digest {
     Digest(PayloadHash::of(&number.to_le_bytes()).0)
 }
 
-fn fold(blocks: &mut Vec<Block>, log: &[(String, Option<Digest>, Option<Digest>)]) {
+fn fold(blocks: &mut [Block], log: &[(String, Option<Digest>, Option<Digest>)]) {
     let deltas = log.iter().map(|(id, old, new)| Delta { id, old: *old, new: *new });
     apply(blocks, deltas).unwrap();
 }

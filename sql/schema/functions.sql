@@ -2,7 +2,7 @@
 
 CREATE FUNCTION tandem.item_of(i tandem.items) RETURNS tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT ROW(i.id, i.version, i."timestamp", i.state, CASE WHEN i.payload IS NULL THEN 'binary' ELSE 'json' END,
+    SELECT ROW(i.id, i.version, i."timestamp", i.state, CASE WHEN i.payload_blob IS NOT NULL THEN 'binary' WHEN i.payload IS NOT NULL THEN 'json' END,
         i.payload, i.payload_blob, encode(i.payload_hash, 'hex'),
         encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), 'hex'),
         i.audit)::tandem.item
@@ -51,8 +51,8 @@ $$;
 
 CREATE FUNCTION tandem.dirty_count(prefix text DEFAULT '') RETURNS bigint
 LANGUAGE sql STABLE AS $$
-    SELECT count(*) FROM tandem.changes c, tandem.log_state s
-    WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)
+    SELECT count(*) FROM tandem.changes c
+    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
       AND c.id >= tandem.check_prefix(prefix)
       AND (tandem.prefix_end(prefix) IS NULL OR c.id < tandem.prefix_end(prefix))
 $$;
@@ -83,14 +83,6 @@ LANGUAGE sql STABLE AS $$
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
 $$;
 
--- How changes reach the log when no item's row tells of them: a tombstone for an id that is not here.
-CREATE FUNCTION tandem.log_tombstones(ids text[], versions bigint[], timestamps bigint[]) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO tandem.changes (slot, id, op, version, "timestamp", origin)
-    SELECT s.slot, t.id, 'r', t.version, t.at, tandem.origin()
-    FROM unnest(ids, versions, timestamps) AS t (id, version, at), tandem.log_state s;
-$$;
-
 -- Moves the log on to the next slot when the present one has grown or aged, and empties slots that every reader is
 -- past. Emptying is not seen by snapshots as deleting is, so it waits until no transaction is left that is older
 -- than the moment at which the slot was found to be read by all.
@@ -106,8 +98,8 @@ BEGIN
         CONTINUE WHEN candidate = state.slot;
         EXECUTE format('SELECT EXISTS (SELECT FROM tandem.changes_%s)', candidate) INTO used;
         CONTINUE WHEN NOT used;
-        EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c, tandem.log_state s
-            WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)
+        EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c
+            WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
                OR EXISTS (SELECT FROM tandem.links l WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
                           AND l.direction <> 'from_redis'))$q$, candidate) INTO past;
         CONTINUE WHEN NOT past;
@@ -118,8 +110,8 @@ BEGIN
             BEGIN
                 EXECUTE format('LOCK TABLE tandem.changes_%s IN ACCESS EXCLUSIVE MODE NOWAIT', candidate);
                 -- Who inserted while we looked has committed by now, and is seen by this fresh snapshot.
-                EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c, tandem.log_state s
-                    WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)
+                EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c
+                    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
                        OR EXISTS (SELECT FROM tandem.links l WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
                                   AND l.direction <> 'from_redis'))$q$, candidate) INTO past;
                 IF past THEN

@@ -14,5 +14,3 @@ GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, 
     tandem.dead_letters TO tandem_reader, tandem_writer;
 GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
 GRANT INSERT ON tandem.conflicts TO tandem_writer;
-REVOKE ALL ON FUNCTION tandem.log_tombstones(text[], bigint[], bigint[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION tandem.log_tombstones(text[], bigint[], bigint[]) TO tandem_writer;

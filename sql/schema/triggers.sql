@@ -7,10 +7,6 @@ DECLARE
     fresh boolean := TG_OP = 'INSERT';
     given bigint;
 BEGIN
-    -- tandem's own functions have decided already.
-    IF tandem.is_own_write() THEN
-        RETURN NEW;
-    END IF;
     IF NOT fresh THEN
         fresh := OLD.id <> NEW.id;
     END IF;
@@ -53,17 +49,17 @@ END
 $$;
 
 -- The statement triggers run with the rights of the extension's owner: a writer of items needs, and has, none on
--- the log, and so cannot forge it.
+-- the log, and so cannot forge it. Compiling their statements would cost more than running them.
 CREATE FUNCTION tandem.capture_insert() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     INSERT INTO tandem.changes (slot, id, op, version, "timestamp", new_digest, origin)
-    SELECT s.slot, n.id, 'p', n.version, n."timestamp",
+    SELECT (SELECT s.slot FROM tandem.log_state s), n.id, 'p', n.version, n."timestamp",
            tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash), tandem.origin()
-    FROM new_rows n, tandem.log_state s;
+    FROM new_rows n;
     IF FOUND THEN
         IF EXISTS (SELECT FROM tandem.tombstones) THEN
-            DELETE FROM tandem.tombstones t USING new_rows n WHERE t.id = n.id;
+            DELETE FROM tandem.tombstones t USING new_rows n WHERE t.id = n.id AND t.version < n.version;
         END IF;
     END IF;
     RETURN NULL;
@@ -71,44 +67,51 @@ END
 $$;
 
 CREATE FUNCTION tandem.capture_update() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    moved boolean;
 BEGIN
-    INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest, new_digest, origin)
-    SELECT s.slot, c.id, c.op, c.version, c."timestamp", c.old_digest, c.new_digest, tandem.origin()
-    FROM (
-        SELECT coalesce(n.id, o.id) AS id,
-               CASE WHEN n.id IS NULL THEN 'r' ELSE 'p' END::"char" AS op,
-               coalesce(n.version, o.version + 1) AS version,
-               coalesce(n."timestamp", tandem.now_ms()) AS "timestamp",
-               tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash) AS old_digest,
-               tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash) AS new_digest
-        FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
-        WHERE (o.version, o."timestamp", o.audit, o.id) IS DISTINCT FROM (n.version, n."timestamp", n.audit, n.id)
-    ) c, tandem.log_state s;
-    IF FOUND THEN
+    WITH logged AS (
+        INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest, new_digest, origin)
+        SELECT (SELECT s.slot FROM tandem.log_state s), c.id, c.op, c.version, c."timestamp", c.old_digest, c.new_digest, tandem.origin()
+        FROM (
+            SELECT coalesce(n.id, o.id) AS id,
+                   CASE WHEN n.id IS NULL THEN 'r' ELSE 'p' END::"char" AS op,
+                   coalesce(n.version, o.version + 1) AS version,
+                   coalesce(n."timestamp", tandem.now_ms()) AS "timestamp",
+                   tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash) AS old_digest,
+                   tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash) AS new_digest
+            FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
+            WHERE (o.version, o."timestamp", o.audit, o.id) IS DISTINCT FROM (n.version, n."timestamp", n.audit, n.id)
+        ) c
+        RETURNING op
+    )
+    SELECT bool_or(op = 'r') INTO moved FROM logged;
+    IF moved THEN
         -- An update of the id itself removes one item and puts another.
         INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
         SELECT o.id, o.version + 1, tandem.now_ms() FROM old_rows o
         WHERE NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id)
-        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL;
-        DELETE FROM tandem.tombstones t USING new_rows n
-        WHERE t.id = n.id AND NOT EXISTS (SELECT FROM old_rows o WHERE o.id = n.id);
+        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
+            WHERE t.version < excluded.version;
+        DELETE FROM tandem.tombstones t USING new_rows n WHERE t.id = n.id AND t.version < n.version;
     END IF;
     RETURN NULL;
 END
 $$;
 
 CREATE FUNCTION tandem.capture_delete() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest, origin)
-    SELECT s.slot, o.id, 'r', o.version + 1, tandem.now_ms(),
+    SELECT (SELECT s.slot FROM tandem.log_state s), o.id, 'r', o.version + 1, tandem.now_ms(),
            tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), tandem.origin()
-    FROM old_rows o, tandem.log_state s;
+    FROM old_rows o;
     IF FOUND THEN
         INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
         SELECT o.id, o.version + 1, tandem.now_ms() FROM old_rows o
-        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL;
+        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
+        WHERE t.version < excluded.version;
     END IF;
     RETURN NULL;
 END
@@ -116,21 +119,23 @@ $$;
 
 -- TRUNCATE shows no rows to a trigger, so they are taken from the table before it is emptied.
 CREATE FUNCTION tandem.capture_truncate() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest, origin)
-    SELECT s.slot, o.id, 'r', o.version + 1, tandem.now_ms(),
+    SELECT (SELECT s.slot FROM tandem.log_state s), o.id, 'r', o.version + 1, tandem.now_ms(),
            tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), tandem.origin()
-    FROM tandem.items o, tandem.log_state s;
+    FROM tandem.items o;
     INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
     SELECT o.id, o.version + 1, tandem.now_ms() FROM tandem.items o
-    ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL;
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
+        WHERE t.version < excluded.version;
     RETURN NULL;
 END
 $$;
 
+-- tandem's own functions have decided already.
 CREATE TRIGGER tandem_row BEFORE INSERT OR UPDATE ON tandem.items
-    FOR EACH ROW EXECUTE FUNCTION tandem.capture_row();
+    FOR EACH ROW WHEN (NOT tandem.is_own_write()) EXECUTE FUNCTION tandem.capture_row();
 CREATE TRIGGER tandem_insert AFTER INSERT ON tandem.items
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_insert();
 CREATE TRIGGER tandem_update AFTER UPDATE ON tandem.items

@@ -41,6 +41,26 @@ impl Pair {
         self.redis.connect()
     }
 
+    /// Pauses the link and waits until its worker has let go.
+    pub fn pause(&self) {
+        let mut client = self.sql();
+        sql::run(&mut client, &format!("SELECT tandem.pause_link('{}')", self.link));
+        let query = format!(
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'tandem link {}')",
+            self.link
+        );
+        wait::until_or(
+            DEADLINE,
+            || sql::value(&mut client, &query),
+            || format!("the worker lets go of the paused link\n{}", self.report()),
+        );
+    }
+
+    /// Lets a paused link go on.
+    pub fn resume(&self) {
+        sql::run(&mut self.sql(), &format!("SELECT tandem.resume_link('{}')", self.link));
+    }
+
     /// The root hashes of Postgres and Redis.
     pub fn roots(&self) -> (Option<String>, Option<String>) {
         (root_of_postgres(&mut self.sql()), root_of_redis(&mut self.commands()))

@@ -265,7 +265,7 @@ fn states_and_audit_by_plain_sql() {
     check_postgres(&mut client, "after changes of state and kind");
 }
 
-/// Writers that run into each other: every version is used once, and the sums come out right.
+/// Writers that run into each other, at first puts too: every version is used once, and the sums come out right.
 #[test]
 fn concurrent_writers_of_the_same_ids() {
     let mut client = database();
@@ -275,8 +275,8 @@ fn concurrent_writers_of_the_same_ids() {
         for writer in 0..4 {
             let mut client = server.connect_as("postgres", &name);
             scope.spawn(move || {
-                for round in 0..50 {
-                    let id = format!("shared.{}", round % 5);
+                for round in 0..200 {
+                    let id = format!("shared.{}", round / 2);
                     let statement = if writer % 2 == 0 {
                         format!("SELECT tandem.put('{id}', '[{writer},{round}]')")
                     } else {
@@ -290,11 +290,26 @@ fn concurrent_writers_of_the_same_ids() {
             });
         }
     });
-    assert_eq!(check_postgres(&mut client, "after concurrent writers").count, 5);
+    assert_eq!(check_postgres(&mut client, "after concurrent writers").count, 100);
     let sum: i64 = value(&mut client, "SELECT sum(version)::bigint FROM tandem.items");
-    assert_eq!(sum, 200, "200 writes, each with a version of its own");
+    assert_eq!(sum, 800, "800 writes, each with a version of its own");
     let logged: i64 = value(&mut client, "SELECT count(DISTINCT (id, version)) FROM tandem.changes");
-    assert_eq!(logged, 200);
+    assert_eq!(logged, 800);
+}
+
+/// A load is often one transaction. What a put locks must not add up to more than the server has room for.
+#[test]
+fn one_transaction_with_very_many_puts() {
+    let mut client = database();
+    run(
+        &mut client,
+        "SELECT count(p.changed) FROM generate_series(1, 20000) n, tandem.put('n.' || n, '1') p",
+    );
+    assert_eq!(check_postgres(&mut client, "after 20000 puts in one statement").count, 20_000);
+    let many = "SELECT count(*) FROM tandem.put_many(\
+                ARRAY(SELECT 'm.' || n FROM generate_series(1, 20000) n), array_fill('2'::text, ARRAY[20000]))";
+    assert_eq!(value::<i64>(&mut client, many), 20_000);
+    assert_eq!(check_postgres(&mut client, "after 20000 puts in one call").count, 40_000);
 }
 
 /// Blocks split and merge as the set grows and shrinks; between the folds nothing may be lost.

@@ -96,7 +96,7 @@ fn recount() -> Outcome<(i64, Vec<String>)> {
              UNION ALL SELECT 1, i.id, 0, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), \
                  i.payload_hash, i.payload::text, i.payload_blob, NULL FROM tandem.items i \
              UNION ALL SELECT 2, c.id, 0, c.old_digest, c.new_digest, NULL, NULL, NULL \
-             FROM tandem.changes c, tandem.log_state s WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq) \
+             FROM tandem.changes c WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
              ORDER BY kind, id",
             None,
             &[],

@@ -35,7 +35,7 @@ pub fn make_and_mend(stage: &mut Stage, pair: &mut Pair, count: i64) {
         "the work grows with the difference, not with the data, and nothing else is touched",
     );
     mend(stage, pair);
-    sql::run(&mut pair.sql(), &format!("SELECT tandem.resume_link('{}')", pair.link));
+    pair.resume();
     stage.say("the link runs again");
     stage.roots(pair, count);
 }
@@ -53,7 +53,7 @@ fn make(stage: &Stage, pair: &mut Pair, count: i64) {
     }
     stage.say(&format!("5 updates through SQL: {}", UPDATED.join(" ")));
     stage.roots(pair, count);
-    sql::run(&mut pair.sql(), &format!("SELECT tandem.pause_link('{}')", pair.link));
+    pair.pause();
     pair.redis.stop();
     std::fs::remove_dir_all(pair.redis.directory().join("appendonlydir")).expect("the AOF can be removed");
     std::fs::rename(&kept, pair.redis.rdb()).expect("the RDB file can be put back");

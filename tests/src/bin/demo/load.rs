@@ -108,7 +108,7 @@ fn put_pipelined(connection: &mut Connection, batch: &[Item], mut acknowledged: 
 }
 
 fn report(stage: &Stage, side: &str, done: usize, all: usize) {
-    if done % REPORT_EVERY == 0 && done < all {
+    if done.is_multiple_of(REPORT_EVERY) && done < all {
         stage.say(&format!("{side}: {done} of {all}"));
     }
 }

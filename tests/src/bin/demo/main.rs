@@ -16,7 +16,10 @@ use tandem_tests::{postgres as pg, redis, sql};
 fn main() -> ExitCode {
     // What does not hold is a panic of the harness; its message is for a reader of the demo, not of the source.
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("an unknown failure");
+        let payload = panic.payload();
+        let message = payload.downcast_ref::<String>().map(String::as_str);
+        let message =
+            message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("an unknown failure");
         eprintln!("\nIT DOES NOT HOLD: {message}");
     }));
     match std::panic::catch_unwind(run) {
@@ -29,8 +32,8 @@ fn run() {
     let mut stage = Stage::new(9);
     let mut pair = start(&mut stage);
     let count = load_both(&mut stage, &pair);
-    read_one(&mut stage, &pair);
-    read_branch(&mut stage, &pair);
+    read_one(&mut stage, &pair, count);
+    read_branch(&mut stage, &pair, count);
     update_each(&mut stage, &pair, count);
     let count = crash(&mut stage, &mut pair, count);
     drift::make_and_mend(&mut stage, &mut pair, count);
@@ -65,7 +68,7 @@ fn load_both(stage: &mut Stage, pair: &Pair) -> i64 {
     count
 }
 
-fn read_one(stage: &mut Stage, pair: &Pair) {
+fn read_one(stage: &mut Stage, pair: &Pair, count: i64) {
     stage.step(
         "Read one item of each load with redis-cli and with psql",
         "the same item has the same version, hash and etag on both sides, wherever it was written",
@@ -83,9 +86,10 @@ fn read_one(stage: &mut Stage, pair: &Pair) {
             );
         }
     }
+    stage.roots(pair, count);
 }
 
-fn read_branch(stage: &mut Stage, pair: &Pair) {
+fn read_branch(stage: &mut Stage, pair: &Pair, count: i64) {
     stage.step(
         "Compare a branch: the hash of iso.3166-2.DE and of its children",
         "any subtree can be compared by one hash, without reading its items",
@@ -98,6 +102,7 @@ fn read_branch(stage: &mut Stage, pair: &Pair) {
     show::redis_cli(stage, pair, &["TANDEM.MERKLE", "CHILDREN", "iso"]);
     show::psql(stage, pair, "SELECT * FROM tandem.merkle_children('iso')");
     show::psql(stage, pair, "SELECT * FROM tandem.merkle_children('iso.3166-2.DE', lim => 5)");
+    stage.roots(pair, count);
 }
 
 fn update_each(stage: &mut Stage, pair: &Pair, count: i64) {
