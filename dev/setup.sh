@@ -49,6 +49,13 @@ if [ -n "$packages" ]; then
         as_root chmod 755 "$policy"
     fi
     as_root apt-get update -q
+    case $packages in *postgresql-15*)
+        if ! apt-cache show postgresql-15 >/dev/null 2>&1; then
+            echo "setup: this system has no package postgresql-15; Debian 12 has it, and elsewhere the repository" \
+                "of apt.postgresql.org does (postgresql-common brings a script that adds it)" >&2
+            exit 1
+        fi ;;
+    esac
     # shellcheck disable=SC2086 # a list of package names
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages
     restore_policy

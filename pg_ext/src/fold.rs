@@ -34,6 +34,7 @@ impl Change {
 
 /// Folds pending changes, at most `max_rows`, and returns how many. 0 if another session is folding.
 #[pg_extern(volatile, parallel_unsafe, security_definer)]
+#[search_path(pg_catalog, pg_temp)]
 fn fold(max_rows: default!(Option<i64>, "NULL")) -> i64 {
     answer(Spi::connect_mut(|client| fold_batch(client, max_rows.unwrap_or(BATCH_ROWS).clamp(1, 1_000_000))))
 }

@@ -50,9 +50,10 @@ impl Install {
         self.bin.join(name)
     }
 
-    /// Leaves the tree behind when we end; for servers that live on.
-    pub fn keep(&self) {
+    /// Leaves the tree behind when we end, for a server that lives on. Where it is.
+    pub fn keep(&self) -> &Path {
         self.scratch.keep();
+        self.scratch.path()
     }
 }
 

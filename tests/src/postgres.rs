@@ -137,8 +137,8 @@ impl Postgres {
             guard.keep();
         }
         self.scratch.keep();
-        Install::get().keep();
-        format!("kill -INT {pid}; sleep 1; rm -rf {}", self.directory().display())
+        let install = Install::get().keep();
+        format!("kill -INT {pid}; sleep 1; rm -rf {} {}", self.directory().display(), install.display())
     }
 
     fn log(&self) -> PathBuf {

@@ -331,7 +331,5 @@ fn folding_in_steps_adds_up() {
         let pending: i64 = value(&mut client, "SELECT tandem.dirty_count()");
         assert!(pending > 0, "changes wait for the fold");
         check_postgres(&mut client, &format!("in round {round}"));
-        let pending: i64 = value(&mut client, "SELECT tandem.dirty_count()");
-        assert_eq!(pending, 0, "reading the root folds what is pending");
     }
 }

@@ -87,6 +87,8 @@ fn redis_holds_to_the_vectors() {
         redis::ask(&mut second, &["FLUSHALL"]);
     });
     for vector in &vectors {
+        let payload = redis::ask(&mut second, &["TANDEM.GET", &vector.id, "PAYLOAD"]);
+        assert_eq!(payload, ::redis::Value::BulkString(vector.canonical.clone()), "{}", vector.id);
         let fetched = redis::ask(&mut second, &["TANDEM.LINK", "FETCH", &vector.id]);
         let ::redis::Value::Array(entries) = fetched else { panic!("FETCH answers with an array") };
         let ::redis::Value::BulkString(bytes) = &entries[0] else {
@@ -94,6 +96,8 @@ fn redis_holds_to_the_vectors() {
         };
         assert_eq!(hex(bytes), hex(&vector.revision), "the encoded revision of {}", vector.id);
     }
+    let absent = redis::ask(&mut second, &["TANDEM.GET", "absent", "PAYLOAD"]);
+    assert_eq!(absent, ::redis::Value::Nil);
 }
 
 #[test]

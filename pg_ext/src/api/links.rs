@@ -129,7 +129,10 @@ fn resume_link(name: &str) {
 
 fn set_paused(name: &str, paused: bool) -> Outcome<()> {
     let changed = Spi::get_one_with_args::<i64>(
-        "WITH changed AS (UPDATE tandem.links SET paused = $2 WHERE name = $1 RETURNING 1) \
+        "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
+         changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
+             system_identifier = CASE WHEN $2 THEN l.system_identifier ELSE h.cluster END \
+             FROM here h WHERE name = $1 RETURNING 1) \
          SELECT count(*) FROM changed",
         &[name.into(), paused.into()],
     )?;

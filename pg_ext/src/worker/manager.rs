@@ -47,6 +47,14 @@ fn report<T>(result: Result<T, super::transaction::Failed>) {
 
 /// Starts a session for each link that should have one and has none.
 fn start_sessions(database: &str) {
+    // A dump that is restored elsewhere brings its links. Two Postgres must not share one link by accident.
+    report(transaction(|| {
+        Ok(Spi::run(
+            "UPDATE tandem.links SET paused = true, state = 'paused', last_error_at = now(), \
+             last_error = 'restored from another cluster; tandem.resume_link() takes the link over' \
+             WHERE NOT paused AND system_identifier <> (SELECT system_identifier FROM pg_control_system())",
+        )?)
+    }));
     let missing = transaction(|| {
         Spi::connect(|client| {
             let rows = client.select(

@@ -176,9 +176,7 @@ impl Session {
         let row = transaction(move || {
             Spi::connect(|client| {
                 let rows = client.select(
-                    "SELECT url, prefix, direction, pushed_xid, pushed_seq, \
-                            needs_check OR system_identifier <> (SELECT system_identifier FROM pg_control_system()), \
-                            run, paused FROM tandem.links WHERE name = $1",
+                    "SELECT url, prefix, direction, pushed_xid, pushed_seq, needs_check, run, paused FROM tandem.links WHERE name = $1",
                     None,
                     &[name.into()],
                 )?;
@@ -243,7 +241,6 @@ impl Session {
         transaction(move || {
             Spi::run_with_args(
                 "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4, \
-                 system_identifier = (SELECT system_identifier FROM pg_control_system()), \
                  last_check_at = now(), last_check_answer = 'equal' WHERE name = $1",
                 &[name.into(), run.into(), position.0.into(), position.1.into()],
             )?;

@@ -1,6 +1,6 @@
 //! TANDEM.PUT, GET, MGET, EXISTS, REMOVE, SCAN, COUNT, APPLY.
 
-use crate::args::{Args, Expiry, PUT_USAGE, page, put as read_put, remove as read_remove};
+use crate::args::{Args, Expiry, PUT_USAGE, page, put as read_put, remove as read_remove, unknown_option};
 use crate::engine;
 use crate::keys;
 use crate::reply::Reply;
@@ -9,7 +9,7 @@ use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::decide::{decide_put, decide_remove};
-use tandem_shared::{DigestKey, Range, Result, Revision};
+use tandem_shared::{Digest, DigestKey, Range, Result, Revision};
 
 fn digest_key() -> Result<DigestKey> {
     engine::with(|engine| engine.key.clone())
@@ -43,20 +43,32 @@ fn reply_written(reply: Reply, key: &DigestKey, id: &str, revision: &Revision, c
         None => reply.null(),
     }
     reply.bulk("hash");
-    reply.bulk_or_null(revision.content().map(|content| content.payload_hash().to_hex()));
+    match revision.content() {
+        Some(content) => reply.hex(&Digest(content.payload_hash().0)),
+        None => reply.null(),
+    }
     reply.bulk("changed");
     reply.integer(u64::from(changed));
 }
 
 /// TANDEM.GET
 pub fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let mut args = Args::new(&args, "TANDEM.GET id");
+    const USAGE: &str = "TANDEM.GET id [PAYLOAD]";
+    let mut args = Args::new(&args, USAGE);
     let (id, name) = args.id()?;
+    // A record is twenty replies where a cache wants one: PAYLOAD answers with the content alone.
+    let payload_only = match args.option() {
+        None => false,
+        Some(word) if word == "PAYLOAD" => true,
+        Some(word) => return Err(unknown_option(&word, USAGE)),
+    };
     args.end()?;
     let (reply, key) = (Reply::new(context), digest_key()?);
-    let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |revision| {
-        reply.item(&key, id, revision);
-    })?;
+    let found =
+        keys::with_named_item(context, id, name, KeyFlags::empty(), |revision| match revision.content() {
+            Some(content) if payload_only => reply.bulk(content.bytes()),
+            _ => reply.item(&key, id, revision),
+        })?;
     if found.is_none() {
         reply.null();
     }

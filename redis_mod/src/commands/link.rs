@@ -99,7 +99,6 @@ fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 
 /// A pull as asked for.
 pub struct Pull {
-    name: String,
     /// Entries after this sequence are wanted.
     pub after: u64,
     items_max: usize,
@@ -123,15 +122,15 @@ fn check_link(database: i32, name: &str, run: &str) -> Result<()> {
 }
 
 fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let name = link_name(args)?.to_owned();
+    let name = link_name(args)?;
     let database = selected(context);
-    check_link(database, &name, args.text("run")?)?;
+    check_link(database, name, args.text("run")?)?;
     let after = args.unsigned("after")?;
     let items_max = args.unsigned("max-items")?.clamp(1, PAGE_ITEMS_MAX as u64) as usize;
     let bytes_max = args.unsigned("max-bytes")?.max(1) as usize;
     let block_ms = args.unsigned("block-ms")?.min(BLOCK_MS_MAX);
     args.end()?;
-    let pull = Pull { name, after, items_max, bytes_max };
+    let pull = Pull { after, items_max, bytes_max };
     let ready = engine::with_database(database, |database| database.pending.after(after).next().is_some())?;
     if ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
         answer_pull(context, &pull)?;
@@ -146,7 +145,6 @@ struct Wanted {
     seq: u64,
     id: String,
     aside: Vec<Box<[u8]>>,
-    dropped: bool,
 }
 
 /// Answers a pull from the selected database.
@@ -154,13 +152,7 @@ pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
     let wanted: Vec<Wanted> = engine::with_database(selected(context), |database| {
         let after = database.pending.after(pull.after).take(pull.items_max);
         after
-            .map(|(seq, waiting)| Wanted {
-                seq,
-                id: waiting.id.to_string(),
-                // An origin is not told what it brought, but it is told how far it has got.
-                aside: waiting.aside.clone(),
-                dropped: waiting.dropped.is_some(),
-            })
+            .map(|(seq, waiting)| Wanted { seq, id: waiting.id.to_string(), aside: waiting.aside.clone() })
             .collect()
     })?;
     let reply = Reply::new(context);
@@ -176,15 +168,12 @@ pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
             count += 1;
         }
         let current = if wanted.id == EVERYTHING { None } else { current_revision(context, &wanted.id)? };
-        if current.is_none() && !wanted.dropped {
-            continue;
-        }
+        // Nothing here any more, for whatever reason: Postgres says what it has.
         bytes += current.as_ref().map_or(0, Vec::len);
         reply_entry(reply, wanted.seq, &wanted.id, current.as_deref());
         count += 1;
     }
     reply.end_array(count);
-    let _ = &pull.name;
     Ok(())
 }
 
