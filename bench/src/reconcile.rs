@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tandem_tests::pair::{Pair, count_of_postgres, count_of_redis, root_of_postgres, root_of_redis};
 use tandem_tests::postgres as pg;
 use tandem_tests::redis::{Options, ask};
-use tandem_tests::sql::{rows, run};
+use tandem_tests::sql::{rows, run, value};
 use tandem_tests::wait;
 
 const DIFFERENCES: usize = 15;
@@ -48,6 +48,7 @@ fn measure_at(pair: &Pair, count: usize, rounds: usize) {
         count_of_redis(&mut redis) == expected && count_of_postgres(&mut client) == expected
     });
     wait::until("the roots are equal", LONG, || root_of_postgres(&mut client) == root_of_redis(&mut redis));
+    wait::until("the log is folded", LONG, || value::<i64>(&mut client, "SELECT tandem.dirty_count()") == 0);
     pair.pause();
     for row in rows(
         &mut client,

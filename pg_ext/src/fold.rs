@@ -4,6 +4,7 @@
 //! can appear behind the position once it has moved on.
 
 use crate::error::{Outcome, answer};
+use crate::jit;
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -36,7 +37,8 @@ impl Change {
 #[pg_extern(volatile, parallel_unsafe, security_definer)]
 #[search_path(pg_catalog, pg_temp)]
 fn fold(max_rows: default!(Option<i64>, "NULL")) -> i64 {
-    answer(Spi::connect_mut(|client| fold_batch(client, max_rows.unwrap_or(BATCH_ROWS).clamp(1, 1_000_000))))
+    let max_rows = max_rows.unwrap_or(BATCH_ROWS).clamp(1, 1_000_000);
+    answer(jit::without(|| Spi::connect_mut(|client| fold_batch(client, max_rows))))
 }
 
 /// Folds before a reading, if this transaction may: merely for speed, as readings add what is not folded.

@@ -4,6 +4,7 @@
 mod api;
 mod error;
 mod fold;
+mod jit;
 mod replica;
 mod rows;
 mod settings;

@@ -2,6 +2,7 @@
 //! what they decide in one statement a kind. A single put is a batch of one.
 
 use crate::error::Outcome;
+use crate::jit;
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -155,29 +156,31 @@ type Placed = (usize, String, Operation);
 fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>) -> Outcome<Vec<(usize, Done)>> {
     let key = settings::digest_key();
     let now = now();
-    Spi::connect_mut(|client| {
-        let ids: Vec<&str> = round.iter().map(|(_, id, _)| id.as_str()).collect();
-        let current = lock(client, ids)?;
-        let mut done = Vec::with_capacity(round.len());
-        let mut writes = Vec::new();
-        let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
-        for (place, id, operation) in round {
-            let stored = current.get(&id);
-            let is_first = stored.is_none_or(|stored| stored.live.is_none());
-            let kept = is_first.then(|| operation.clone());
-            let (result, write) = decide(client, &key, &id, stored, operation, now)?;
-            done.push((place, result));
-            if let Some(revision) = write {
-                firsts.extend(kept.map(|operation| (id.clone(), (place, operation))));
-                writes.push((id, revision));
+    jit::without(|| {
+        Spi::connect_mut(|client| {
+            let ids: Vec<&str> = round.iter().map(|(_, id, _)| id.as_str()).collect();
+            let current = lock(client, ids)?;
+            let mut done = Vec::with_capacity(round.len());
+            let mut writes = Vec::new();
+            let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
+            for (place, id, operation) in round {
+                let stored = current.get(&id);
+                let is_first = stored.is_none_or(|stored| stored.live.is_none());
+                let kept = is_first.then(|| operation.clone());
+                let (result, write) = decide(client, &key, &id, stored, operation, now)?;
+                done.push((place, result));
+                if let Some(revision) = write {
+                    firsts.extend(kept.map(|operation| (id.clone(), (place, operation))));
+                    writes.push((id, revision));
+                }
             }
-        }
-        for id in write(client, &current, writes)? {
-            if let Some((place, operation)) = firsts.remove(&id) {
-                again.push((place, id, operation));
+            for id in write(client, &current, writes)? {
+                if let Some((place, operation)) = firsts.remove(&id) {
+                    again.push((place, id, operation));
+                }
             }
-        }
-        Ok(done)
+            Ok(done)
+        })
     })
 }
 
@@ -457,7 +460,7 @@ fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
 
 /// The current revisions (live or tombstone) of ids.
 pub fn fetch(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
-    Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect()))
+    jit::without(|| Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect())))
 }
 
 fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String, Revision>> {

@@ -10,6 +10,7 @@ use super::repair::{Local, Report, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
+use crate::jit;
 use crate::settings;
 use crate::store::{self, Operation};
 use backon::BackoffBuilder;
@@ -472,21 +473,23 @@ type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
 
 /// Ids changed after a position by others than this link, and the position after them.
 fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
-    Spi::connect(|client| {
-        let rows = client.select(
+    jit::without(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
             "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
              WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
              ORDER BY c.xid, c.seq LIMIT $3",
             None,
             &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
         )?;
-        let (mut ids, mut end) = (BTreeSet::new(), None);
-        for row in rows {
-            end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
-            if row.get::<bool>(4)? != Some(true) {
-                ids.insert(row.get::<String>(1)?.unwrap_or_default());
+            let (mut ids, mut end) = (BTreeSet::new(), None);
+            for row in rows {
+                end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
+                if row.get::<bool>(4)? != Some(true) {
+                    ids.insert(row.get::<String>(1)?.unwrap_or_default());
+                }
             }
-        }
-        Ok((ids, end))
+            Ok((ids, end))
+        })
     })
 }
