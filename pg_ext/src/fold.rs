@@ -4,11 +4,11 @@
 //! can appear behind the position once it has moved on.
 
 use crate::error::{Outcome, answer};
-use crate::jit;
+use crate::planning;
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use tandem_shared::blocks::{Block, Delta, apply, cut, needs_cut, needs_merge};
+use tandem_shared::blocks::{BLOCK_IDS_MAX, Block, Delta, apply, cut, needs_cut, needs_merge};
 use tandem_shared::{Digest, Fingerprint, Result};
 
 /// Rows folded in one batch unless the caller says otherwise.
@@ -38,7 +38,7 @@ impl Change {
 #[search_path(pg_catalog, pg_temp)]
 fn fold(max_rows: default!(Option<i64>, "NULL")) -> i64 {
     let max_rows = max_rows.unwrap_or(BATCH_ROWS).clamp(1, 1_000_000);
-    answer(jit::without(|| Spi::connect_mut(|client| fold_batch(client, max_rows))))
+    answer(planning::by_index(|| Spi::connect_mut(|client| fold_batch(client, max_rows))))
 }
 
 /// Folds before a reading, if this transaction may: merely for speed, as readings add what is not folded.
@@ -83,13 +83,26 @@ pub(crate) fn fold_batch(client: &mut SpiClient<'_>, max_rows: i64) -> Outcome<i
         None,
         &[xid.into(), seq.into(), settings::digest_key().check().to_vec().into()],
     )?;
-    for block in &changed {
-        if needs_cut(block) {
-            cut_block(client, block)?;
-        }
+    // A cut reads what is not folded yet. While more is waiting that would be the whole backlog for each block, so
+    // the batch that ends a backlog cuts what all before it made too large.
+    if count < max_rows {
+        cut_large(client)?;
     }
     merge_small(client, &changed)?;
     Ok(count)
+}
+
+fn cut_large(client: &mut SpiClient<'_>) -> Outcome<()> {
+    let rows = client.select(
+        "SELECT k.first, k.count, k.sum FROM tandem.blocks k WHERE k.count > $1 ORDER BY k.first",
+        None,
+        &[(BLOCK_IDS_MAX as i64).into()],
+    )?;
+    let mut large = Vec::new();
+    for row in rows {
+        large.push(block(row.get(1)?, row.get(2)?, row.get(3)?)?);
+    }
+    large.iter().filter(|block| needs_cut(block)).try_for_each(|block| cut_block(client, block))
 }
 
 pub(crate) fn change(id: Option<String>, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<Change> {

@@ -4,7 +4,7 @@
 mod api;
 mod error;
 mod fold;
-mod jit;
+mod planning;
 mod replica;
 mod rows;
 mod settings;

@@ -6,7 +6,7 @@
 
 use crate::error::Outcome;
 use crate::fold::change;
-use crate::jit;
+use crate::planning;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use tandem_shared::id::Range;
@@ -26,7 +26,7 @@ pub fn fingerprint(range: &Range) -> Outcome<Fingerprint> {
         return Ok(Fingerprint::EMPTY);
     }
     for _ in 0..TRIES_MAX {
-        if let Some(sum) = jit::without(|| Spi::connect(|client| try_fingerprint(client, range)))? {
+        if let Some(sum) = planning::by_index(|| Spi::connect(|client| try_fingerprint(client, range)))? {
             return Ok(sum);
         }
     }
@@ -143,7 +143,7 @@ impl Replica for Items {
 
     fn splits(&mut self, ranges: &[Range], parts: usize) -> Outcome<Vec<Vec<Part>>> {
         let split = |range: &Range| -> Outcome<Vec<Part>> {
-            let cuts = jit::without(|| Spi::connect(|client| boundaries(client, range, parts.max(2))))?;
+            let cuts = planning::by_index(|| Spi::connect(|client| boundaries(client, range, parts.max(2))))?;
             let starts = std::iter::once(range.start.clone()).chain(cuts.iter().cloned());
             let ends = cuts.iter().cloned().map(Some).chain([range.end.clone()]);
             starts

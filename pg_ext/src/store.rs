@@ -2,7 +2,7 @@
 //! what they decide in one statement a kind. A single put is a batch of one.
 
 use crate::error::Outcome;
-use crate::jit;
+use crate::planning;
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -156,7 +156,7 @@ type Placed = (usize, String, Operation);
 fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>) -> Outcome<Vec<(usize, Done)>> {
     let key = settings::digest_key();
     let now = now();
-    jit::without(|| {
+    planning::uncompiled(|| {
         Spi::connect_mut(|client| {
             let ids: Vec<&str> = round.iter().map(|(_, id, _)| id.as_str()).collect();
             let current = lock(client, ids)?;
@@ -460,7 +460,9 @@ fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
 
 /// The current revisions (live or tombstone) of ids.
 pub fn fetch(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
-    jit::without(|| Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect())))
+    planning::uncompiled(|| {
+        Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect()))
+    })
 }
 
 fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String, Revision>> {

@@ -10,7 +10,7 @@ use super::repair::{Local, Report, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
-use crate::jit;
+use crate::planning;
 use crate::settings;
 use crate::store::{self, Operation};
 use backon::BackoffBuilder;
@@ -473,7 +473,7 @@ type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
 
 /// Ids changed after a position by others than this link, and the position after them.
 fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
-    jit::without(|| {
+    planning::by_index(|| {
         Spi::connect(|client| {
             let rows = client.select(
             "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
