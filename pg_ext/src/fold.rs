@@ -63,11 +63,13 @@ pub(crate) fn fold_batch(client: &mut SpiClient<'_>, max_rows: i64) -> Outcome<i
            AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
          ORDER BY c.xid, c.seq LIMIT $1",
         None,
-        &[max_rows.into()],
+        &[(max_rows + 1).into()],
     )?;
     let mut changes = Vec::new();
     let mut position = None;
-    for row in rows {
+    // One row more than is folded tells whether this batch ends the backlog.
+    let more_follow = rows.len() as i64 > max_rows;
+    for row in rows.take(max_rows as usize) {
         changes.push(change(row.get(1)?, row.get(2)?, row.get(3)?)?);
         position = row.get::<i64>(4)?.zip(row.get::<i64>(5)?);
     }
@@ -85,7 +87,7 @@ pub(crate) fn fold_batch(client: &mut SpiClient<'_>, max_rows: i64) -> Outcome<i
     )?;
     // A cut reads what is not folded yet. While more is waiting that would be the whole backlog for each block, so
     // the batch that ends a backlog cuts what all before it made too large.
-    if count < max_rows {
+    if !more_follow {
         cut_large(client)?;
     }
     merge_small(client, &changed)?;
