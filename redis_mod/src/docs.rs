@@ -22,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 27] = [
+const DOCS: [Doc; 28] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -195,6 +195,13 @@ const DOCS: [Doc; 27] = [
         name: c"tandem.verify",
         summary: c"Recounts the database and compares it with the index",
         complexity: c"O(N log N)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.wait",
+        summary: c"Waits until the links have taken all writes before; returns how many have",
+        complexity: c"O(1)",
         keys: Keys::None,
         writes: false,
     },
