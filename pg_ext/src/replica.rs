@@ -56,10 +56,10 @@ fn try_fingerprint(client: &SpiClient<'_>, range: &Range) -> Outcome<Option<Fing
          UNION ALL SELECT 1, k.first, 0, NULL, NULL FROM tandem.blocks k WHERE $5 AND k.first = $4 \
          UNION ALL SELECT 2, i.id, 1, NULL, \
              tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i WHERE i.id >= $1 AND ($6::text IS NULL OR i.id < $6) \
+         FROM tandem.items i WHERE NOT i.local AND i.id >= $1 AND ($6::text IS NULL OR i.id < $6) \
          UNION ALL SELECT 2, i.id, 1, NULL, \
              tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i WHERE $5 AND $2::text IS NOT NULL AND i.id >= $4 AND i.id < $2 \
+         FROM tandem.items i WHERE NOT i.local AND $5 AND $2::text IS NOT NULL AND i.id >= $4 AND i.id < $2 \
          UNION ALL SELECT 3, c.id, 0, c.old_digest, c.new_digest FROM tandem.changes c \
          WHERE $5 AND (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
            AND c.id >= $3 AND ($4::text IS NULL OR c.id < $4)",
@@ -113,7 +113,7 @@ fn boundaries(client: &SpiClient<'_>, range: &Range, parts: usize) -> Outcome<Ve
     if weighted.len() < parts {
         weighted.clear();
         let rows = client.select(
-            "SELECT i.id FROM tandem.items i WHERE i.id > $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id",
+            "SELECT i.id FROM tandem.items i WHERE NOT i.local AND i.id > $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id",
             None,
             &bounds,
         )?;
@@ -166,7 +166,7 @@ fn list(range: &Range, limit: usize) -> Outcome<Vec<Entry>> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT i.id, i.version, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-             FROM tandem.items i WHERE i.id >= $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id LIMIT $3",
+             FROM tandem.items i WHERE NOT i.local AND i.id >= $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id LIMIT $3",
             None,
             &[range.start.as_str().into(), range.end.as_deref().into(), (limit as i64).into()],
         )?;
