@@ -51,11 +51,14 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
       AND i.id < tandem.range_end(prefix)
 $$;
 
+-- A state is a range of the index on (state, id). Said as an equality, the planner may as well read ids in order and
+-- pass over those of other states, which is the whole table where a state is rare.
 CREATE FUNCTION tandem.list_state(state text, after text DEFAULT NULL, lim bigint DEFAULT NULL) RETURNS SETOF text
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT i.id FROM tandem.items i
-    WHERE tandem.check_state($1) IS NOT NULL AND i.state = tandem.check_state($1) AND i.id > coalesce(after, '')
-    ORDER BY i.id LIMIT tandem.page_limit(lim)
+    WHERE tandem.check_state($1) IS NOT NULL AND (i.state, i.id) > (tandem.check_state($1), coalesce(after, ''))
+      AND i.state <= tandem.check_state($1)
+    ORDER BY i.state, i.id LIMIT tandem.page_limit(lim)
 $$;
 COMMENT ON FUNCTION tandem.list_state IS 'a page of the ids of a state, in byte order';
 
@@ -63,8 +66,9 @@ CREATE FUNCTION tandem.get_state(state text, after text DEFAULT NULL, lim bigint
 RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT (tandem.item_of(i)).* FROM tandem.items i
-    WHERE tandem.check_state($1) IS NOT NULL AND i.state = tandem.check_state($1) AND i.id > coalesce(after, '')
-    ORDER BY i.id LIMIT tandem.page_limit(lim)
+    WHERE tandem.check_state($1) IS NOT NULL AND (i.state, i.id) > (tandem.check_state($1), coalesce(after, ''))
+      AND i.state <= tandem.check_state($1)
+    ORDER BY i.state, i.id LIMIT tandem.page_limit(lim)
 $$;
 COMMENT ON FUNCTION tandem.get_state IS 'a page of the items of a state, in byte order of their ids';
 

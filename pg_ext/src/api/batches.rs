@@ -140,8 +140,8 @@ fn batch(
 /// Items removed by one step of a bulk removal, whose heads are in memory together.
 const REMOVAL_STEP: usize = 5_000;
 
-const OF_STATE: &str =
-    "SELECT i.id FROM tandem.items i WHERE i.state = $1 AND i.id > $2 ORDER BY i.id LIMIT $3";
+const OF_STATE: &str = "SELECT i.id FROM tandem.items i WHERE (i.state, i.id) > ($1, $2) AND i.state <= $1 \
+    ORDER BY i.state, i.id LIMIT $3";
 
 const OF_PREFIX: &str = "SELECT i.id FROM tandem.items i \
     WHERE i.id >= $1 AND i.id > $2 AND i.id < tandem.range_end($1) ORDER BY i.id LIMIT $3";
