@@ -20,3 +20,6 @@ GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, 
     tandem.dead_letters TO tandem_reader, tandem_writer;
 GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
 GRANT INSERT ON tandem.conflicts TO tandem_writer;
+-- What item_status needs of the links; their addresses hold passwords.
+GRANT SELECT (name, prefix, direction, needs_check, pushed_xid, pushed_seq) ON tandem.links
+    TO tandem_reader, tandem_writer;

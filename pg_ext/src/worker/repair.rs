@@ -4,12 +4,13 @@ use super::connection::{Broken, Connection};
 use super::remote::Remote;
 use crate::error::Outcome;
 use crate::replica::Items;
-use crate::store::{self, Operation};
+use crate::store;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Options, Replica, Search, SearchError};
+use tandem_shared::request::Operation;
 use tandem_shared::{DigestKey, Fingerprint, Revision};
 
 /// Ids of a report that are named.

@@ -12,7 +12,7 @@ use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
 use crate::planning;
 use crate::settings;
-use crate::store::{self, Operation};
+use crate::store;
 use backon::BackoffBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -22,6 +22,7 @@ use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::digest::hex;
 use tandem_shared::id::Range;
+use tandem_shared::request::Operation;
 
 /// Entries asked for in one pull.
 const PULL_ITEMS: usize = 2000;
