@@ -103,8 +103,12 @@ fn check_state_and_audit(state: Option<&str>, audit: Option<&str>) -> Outcome<()
 fn row_version(id: &str, current: Option<i64>, given: Option<i64>, changed: bool) -> Option<i64> {
     let outcome = (|| -> Outcome<Option<i64>> {
         let given = given.map(|given| Version::new(given.into())).transpose()?;
-        let live =
-            LiveHead { state: "", content_type: ContentType::Json, payload_hash: PayloadHash([0; 32]) };
+        let live = LiveHead {
+            state: "",
+            content_type: ContentType::Json,
+            payload_hash: PayloadHash([0; 32]),
+            local: false,
+        };
         let head = match current {
             Some(current) => Some(Head {
                 version: Version::new(current.into())?,

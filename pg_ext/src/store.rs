@@ -121,6 +121,7 @@ impl Stored {
                 state,
                 content_type: *content_type,
                 payload_hash: *payload_hash,
+                local: false,
             }),
         }
     }
@@ -220,7 +221,9 @@ fn decide(
     };
     Ok(match decision {
         Decision::Write(revision) => (describe(Some(&revision.head()), true), Some(revision)),
-        Decision::Unchanged => (describe(head.as_ref(), false), None),
+        Decision::Unchanged | Decision::WriteLocal(_) | Decision::Restate(_) | Decision::Drop => {
+            (describe(head.as_ref(), false), None)
+        }
     })
 }
 

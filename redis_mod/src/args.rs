@@ -137,7 +137,7 @@ pub fn remove(args: &mut Args<'_>, usage: &'static str) -> Result<RemoveRequest>
             other => return Err(unknown_option(other, usage)),
         }
     }
-    RemoveRequest::parse(if_match, audit)
+    RemoveRequest::parse(None, if_match, audit)
 }
 
 /// Reads `[AFTER text] [LIMIT n]`.

@@ -24,8 +24,8 @@ pub struct Database {
 
 impl Database {
     /// An item is in the keyspace with this digest.
-    pub fn inserted(&mut self, id: &str, version: Version, digest: Digest) {
-        self.index.insert(id, digest);
+    pub fn inserted(&mut self, id: &str, version: Version, digest: Digest, state: &str) {
+        self.index.insert(id, digest, state);
         self.version_high = self.version_high.max(Some(version));
     }
 }

@@ -30,8 +30,8 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
         engine::with(|engine| {
             let digest = revision.digest(&engine.key, id);
             let database = engine.databases.entry(database).or_default();
-            if let Some(digest) = digest {
-                database.inserted(id, revision.version, digest);
+            if let (Some(digest), Some(live)) = (digest, revision.head().live) {
+                database.inserted(id, revision.version, digest, live.state);
             }
             if is_new {
                 // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.

@@ -59,6 +59,7 @@ pub fn write<T>(
         None => with_absent_head(database, id, decide)??,
     };
     match decision {
+        Decision::WriteLocal(_) | Decision::Restate(_) | Decision::Drop => Ok(None),
         Decision::Unchanged => {
             let had = key.expires_at();
             if key.revision().is_some() && (matches!(ttl, Ttl::After(_)) || (ttl == Ttl::Clear && had >= 0)) {
@@ -184,6 +185,7 @@ fn store(
 fn put_in_place(database: i32, id: &str, key: &mut WritableKey, revision: Revision) -> Result<()> {
     let version = revision.version;
     let digest: Option<Digest> = engine::with(|engine| revision.digest(&engine.key, id))?;
+    let state = revision.head().live.map(|live| live.state.to_owned()).unwrap_or_default();
     let own = OwnWrite::begin()?;
     let tombstone = match digest {
         Some(_) => {
@@ -200,7 +202,7 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, revision: Revisi
     drop(own);
     engine::with_database(database, |database| match (digest, tombstone) {
         (Some(digest), _) => {
-            database.inserted(id, version, digest);
+            database.inserted(id, version, digest, &state);
             if !database.tombstones.is_empty() {
                 database.tombstones.remove(id);
             }

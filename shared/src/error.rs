@@ -116,6 +116,16 @@ pub enum Error {
         /// What is stored: an etag, or `none`.
         current: String,
     },
+    /// The item is in another state than the caller moves it from.
+    #[error("{what} is in state {current}, not {expected}; read it again and retry")]
+    StateConflict {
+        /// The thing and its name.
+        what: String,
+        /// The state the caller expected, shortened.
+        expected: String,
+        /// The state it has, shortened.
+        current: String,
+    },
     /// The version offered does not exceed the stored one.
     #[error("{what} is at version {current}, version {offered} is not newer; use a higher version or none")]
     Stale {
@@ -186,7 +196,7 @@ impl Error {
             Error::TooLarge { .. } => Code::TooLarge,
             Error::NotFound { .. } => Code::NotFound,
             Error::Exists { .. } => Code::Exists,
-            Error::Conflict { .. } => Code::Conflict,
+            Error::Conflict { .. } | Error::StateConflict { .. } => Code::Conflict,
             Error::Stale { .. } => Code::Stale,
             Error::Corrupt { .. } => Code::Corrupt,
             Error::Backpressure { .. } => Code::Backpressure,

@@ -34,6 +34,7 @@ fn put_content(
         if_match,
         if_absent,
         audit,
+        local: false,
     };
     let request = PutRequest::parse(payload, &options, settings::content_bytes_max())?;
     one(id, Operation::Put(request)).map(put_row)
@@ -129,7 +130,7 @@ fn put_many(
 fn delete(id: &str, if_match: default!(Option<&str>, "NULL"), audit: default!(Option<&str>, "NULL")) -> bool {
     answer((|| {
         check_id(id)?;
-        Ok(one(id, Operation::Remove(RemoveRequest::parse(if_match, audit)?))?.changed)
+        Ok(one(id, Operation::Remove(RemoveRequest::parse(None, if_match, audit)?))?.changed)
     })())
 }
 

@@ -1,10 +1,13 @@
 //! Nodes of the index. Leaves hold the ids; an inner node holds for each child the first id it may contain
-//! (empty for the leftmost) and the fingerprint of everything below.
+//! (empty for the leftmost), the fingerprint of everything below, and a signature of the states below: bit `s mod
+//! 64` is set where an item has state number `s` (superimposed coding, Roberts 1979). A walk for one state passes
+//! by every subtree whose signature lacks its bit.
 #![allow(
     clippy::indexing_slicing,
     reason = "the write path of Redis: positions come from a search of the same vector a line before"
 )]
 
+use super::states::StateNumber;
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 
@@ -22,12 +25,21 @@ const _: () = assert!(LEAF_MIN >= 1 && INNER_MIN >= 2, "an inner node needs a ne
 pub(super) struct Entry {
     id: Box<str>,
     digest: Digest,
+    state: StateNumber,
+}
+
+/// What an entry says of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) digest: Digest,
+    pub(super) state: StateNumber,
 }
 
 #[derive(Debug)]
 pub(super) struct Child {
     low: Box<str>,
     fingerprint: Fingerprint,
+    signature: u64,
     node: Box<Node>,
 }
 
@@ -46,7 +58,12 @@ impl Default for Node {
 impl Child {
     /// A child that begins at `low`.
     pub(super) fn new(low: Box<str>, node: Node) -> Child {
-        Child { low, fingerprint: node.sum(), node: Box::new(node) }
+        Child { low, fingerprint: node.sum(), signature: node.signature(), node: Box::new(node) }
+    }
+
+    fn refresh(&mut self) {
+        self.fingerprint = self.node.sum();
+        self.signature = self.node.signature();
     }
 }
 
@@ -77,37 +94,52 @@ impl Node {
         }
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<Digest> {
+    /// The signature of the node from its own entries.
+    fn signature(&self) -> u64 {
+        match self {
+            Node::Leaf(entries) => entries.iter().fold(0, |bits, entry| bits | entry.state.bit()),
+            Node::Inner(children) => children.iter().fold(0, |bits, child| bits | child.signature),
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Value> {
         let mut node = self;
         loop {
             match node {
                 Node::Inner(children) => node = children[child_of(children, id)].node.as_ref(),
                 Node::Leaf(entries) => {
                     let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
-                    return Some(entries[at].digest);
+                    let entry = &entries[at];
+                    return Some(Value { digest: entry.digest, state: entry.state });
                 }
             }
         }
     }
 
-    /// Returns the digest replaced and, if this node had to be split, its new right neighbour.
-    pub(super) fn insert(&mut self, id: &str, digest: Digest) -> (Option<Digest>, Option<Child>) {
+    /// Returns what was replaced and, if this node had to be split, its new right neighbour.
+    pub(super) fn insert(&mut self, id: &str, value: Value) -> (Option<Value>, Option<Child>) {
         match self {
-            Node::Leaf(entries) => insert_into_leaf(entries, id, digest),
+            Node::Leaf(entries) => insert_into_leaf(entries, id, value),
             Node::Inner(children) => {
                 let at = child_of(children, id);
                 let child = &mut children[at];
-                let (old, split) = child.node.insert(id, digest);
+                let (old, split) = child.node.insert(id, value);
                 match split {
                     None => {
-                        child.fingerprint += Fingerprint::of(&digest);
-                        if let Some(old) = &old {
-                            child.fingerprint -= Fingerprint::of(old);
+                        child.fingerprint += Fingerprint::of(&value.digest);
+                        match &old {
+                            Some(old) => {
+                                child.fingerprint -= Fingerprint::of(&old.digest);
+                                if old.state != value.state {
+                                    child.signature = child.node.signature();
+                                }
+                            }
+                            None => child.signature |= value.state.bit(),
                         }
                         (old, None)
                     }
                     Some(right) => {
-                        child.fingerprint = child.node.sum();
+                        child.refresh();
                         (old, insert_child(children, at + 1, right))
                     }
                 }
@@ -115,17 +147,19 @@ impl Node {
         }
     }
 
-    pub(super) fn remove(&mut self, id: &str) -> Option<Digest> {
+    pub(super) fn remove(&mut self, id: &str) -> Option<Value> {
         match self {
             Node::Leaf(entries) => {
                 let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
-                Some(entries.remove(at).digest)
+                let entry = entries.remove(at);
+                Some(Value { digest: entry.digest, state: entry.state })
             }
             Node::Inner(children) => {
                 let at = child_of(children, id);
                 let child = &mut children[at];
                 let old = child.node.remove(id)?;
-                child.fingerprint -= Fingerprint::of(&old);
+                child.fingerprint -= Fingerprint::of(&old.digest);
+                child.signature = child.node.signature();
                 if child.node.is_underfull() {
                     rebalance(children, at);
                 }
@@ -185,8 +219,8 @@ impl Node {
         }
     }
 
-    /// The entries from the first id that is not less than `start`.
-    pub(super) fn iter_from(&self, start: &str) -> Iter<'_> {
+    /// The entries from the first id that is not less than `start`, all of them or those of one state.
+    pub(super) fn iter_from(&self, start: &str, state: Option<StateNumber>) -> Iter<'_> {
         let mut outer = Vec::new();
         let mut node = self;
         loop {
@@ -198,7 +232,7 @@ impl Node {
                 }
                 Node::Leaf(entries) => {
                     let at = entries.partition_point(|entry| entry.id.as_ref() < start);
-                    return Iter { outer, leaf: entries[at..].iter() };
+                    return Iter { outer, leaf: entries[at..].iter(), state };
                 }
             }
         }
@@ -247,6 +281,9 @@ impl Node {
                     if below != child.fingerprint {
                         return Err(format!("below {:?} the sum is {below:?}", child.low));
                     }
+                    if child.signature != child.node.signature() {
+                        return Err(format!("below {:?} the signature of states is wrong", child.low));
+                    }
                     sum += below;
                 }
                 Ok(sum)
@@ -269,12 +306,18 @@ impl Node {
     }
 }
 
-fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, digest: Digest) -> (Option<Digest>, Option<Child>) {
+fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, value: Value) -> (Option<Value>, Option<Child>) {
+    let Value { digest, state } = value;
     let at = match entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)) {
-        Ok(at) => return (Some(std::mem::replace(&mut entries[at].digest, digest)), None),
+        Ok(at) => {
+            let entry = &mut entries[at];
+            let old = Value { digest: entry.digest, state: entry.state };
+            (entry.digest, entry.state) = (digest, state);
+            return (Some(old), None);
+        }
         Err(at) => at,
     };
-    let entry = Entry { id: id.into(), digest };
+    let entry = Entry { id: id.into(), digest, state };
     if entries.len() < LEAF_MAX {
         entries.insert(at, entry);
         return (None, None);
@@ -337,7 +380,7 @@ fn rebalance(children: &mut Vec<Child>, at: usize) {
             Some(Child::new(low, other))
         }
     };
-    target.fingerprint = target.node.sum();
+    target.refresh();
     if let Some(split) = split {
         children.insert(left + 1, split);
     }
@@ -347,6 +390,21 @@ fn rebalance(children: &mut Vec<Child>, at: usize) {
 pub(super) struct Iter<'a> {
     outer: Vec<std::slice::Iter<'a, Child>>,
     leaf: std::slice::Iter<'a, Entry>,
+    state: Option<StateNumber>,
+}
+
+impl<'a> Iter<'a> {
+    /// The next node that may hold what is wanted.
+    fn next_node(&mut self) -> Option<&'a Node> {
+        let bits = self.state.map_or(0, StateNumber::bit);
+        loop {
+            let siblings = self.outer.last_mut()?;
+            match siblings.find(|child| child.signature & bits == bits) {
+                Some(child) => return Some(child.node.as_ref()),
+                None => self.outer.pop(),
+            };
+        }
+    }
 }
 
 impl<'a> Iterator for Iter<'a> {
@@ -354,27 +412,13 @@ impl<'a> Iterator for Iter<'a> {
 
     fn next(&mut self) -> Option<(&'a str, Digest)> {
         loop {
-            if let Some(entry) = self.leaf.next() {
+            let state = self.state;
+            if let Some(entry) = self.leaf.find(|entry| state.is_none_or(|state| entry.state == state)) {
                 return Some((entry.id.as_ref(), entry.digest));
             }
-            let mut node = loop {
-                match self.outer.last_mut()?.next() {
-                    Some(child) => break child.node.as_ref(),
-                    None => self.outer.pop(),
-                };
-            };
-            loop {
-                match node {
-                    Node::Inner(children) => {
-                        let (first, rest) = children.split_first()?;
-                        self.outer.push(rest.iter());
-                        node = first.node.as_ref();
-                    }
-                    Node::Leaf(entries) => {
-                        self.leaf = entries.iter();
-                        break;
-                    }
-                }
+            match self.next_node()? {
+                Node::Inner(children) => self.outer.push(children.iter()),
+                Node::Leaf(entries) => self.leaf = entries.iter(),
             }
         }
     }
