@@ -118,6 +118,12 @@ fn kept_here() -> Vec<Case> {
         ),
         read("local.batch.status", vec![], Request::Status("local.b1".to_owned()), field("status", "local")),
         read("local.hash.at.the.end", vec![], no_hash("local").0, is(Answer::Nothing)),
+        write(
+            "local.removed.at.the.end",
+            vec![],
+            Request::RemovePrefix("local.".to_owned(), None, vec![]),
+            is(number(2)),
+        ),
     ]
 }
 

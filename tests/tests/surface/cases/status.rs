@@ -73,5 +73,7 @@ pub fn cases() -> Vec<Case> {
             status("status.local"),
             says("local", "here", Some(1)),
         ),
+        write("status.local.removed", vec![], remove("status.local"), is(number(1))),
+        read("status.local.leaves.nothing", vec![], status("status.local"), says("missing", "none", None)),
     ]
 }
