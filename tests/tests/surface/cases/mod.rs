@@ -9,6 +9,7 @@ mod content;
 mod local;
 mod merge;
 mod merkle;
+mod operations;
 mod prefixes;
 mod puts;
 mod reads;
@@ -71,7 +72,7 @@ pub fn cases() -> Vec<Case> {
         reads::cases(),
         merge::cases(),
         batches::cases(),
-        batches::operations(),
+        operations::cases(),
         states::cases(),
         prefixes::cases(),
         revisions::cases(),
@@ -165,6 +166,9 @@ fn field(name: &'static str, text: &str) -> Expect {
 fn payload(text: &str) -> Expect {
     field("payload", text)
 }
+
+/// A batch id that a caller gives.
+const GIVEN_BATCH: &str = "00000000-0000-4000-8000-000000000001";
 
 /// The item's current etag, whatever it is when the request is sent.
 fn if_current() -> Vec<PutOption> {

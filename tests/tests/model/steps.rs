@@ -1,29 +1,15 @@
-//! Random sequences of operations: both engines give the model's answers, and after every sequence both have the
-//! model's root. `PROPTEST_CASES` sets how many sequences there are.
+//! The steps that sequences are made of, and the requests that they are.
 
-use ::redis::Connection;
-use postgres::Client;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
-use std::cell::{Cell, RefCell};
 use tandem_shared::codec::encode;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
 use tandem_shared::{Audit, Body, Content, ContentType, Revision, State, Timestamp, Version};
-use tandem_tests::answer::{Answer, Normal};
-use tandem_tests::census::{check_postgres, check_redis};
 use tandem_tests::model::Model;
-use tandem_tests::pair::{root_of_postgres, root_of_redis};
-use tandem_tests::postgres::{self as pg, Postgres};
-use tandem_tests::redis::{self, Redis, ask};
 use tandem_tests::request::{Page, PutOption, Request};
-use tandem_tests::sql;
-
-const SEQUENCES: u32 = 64;
-const STEPS: usize = 40;
 
 /// Few ids, so that operations meet; siblings, parents and letters of two bytes, so that orders differ.
 const IDS: [&str; 7] = ["a", "a.b", "a.b.c", "a-b", "aa", "b", "é.x"];
@@ -39,7 +25,7 @@ const GIVEN_BATCH: &str = r#"{"batch":"00000000-0000-4000-8000-000000000001","ho
 
 /// Options of a write, as few as fit one line of a failure's report.
 #[derive(Debug, Clone, Default)]
-struct Extras {
+pub struct Extras {
     version: Option<i64>,
     state: Option<&'static str>,
     /// `true`: the item's present etag; `false`: one that no item has.
@@ -49,8 +35,9 @@ struct Extras {
     local: bool,
 }
 
+/// One step. Ids are those of the table above.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
     Put(&'static str, &'static str, PutOption, Extras),
     PutDetected(&'static str, &'static str, Extras),
     Merge(&'static str, &'static str, Extras),
@@ -70,8 +57,9 @@ enum Step {
     ReadPath(&'static str, Option<&'static str>, Option<i64>),
 }
 
+/// What a batch does with an item.
 #[derive(Debug, Clone, Copy)]
-enum Operation {
+pub enum Operation {
     Put(&'static str),
     Merge(&'static str),
     Delete,
@@ -124,7 +112,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// Any step.
+pub fn step() -> impl Strategy<Value = Step> {
     let json = || select(&JSONS[..]);
     let text = || select(&TEXTS[..]);
     let kind = prop_oneof![Just(PutOption::Json), Just(PutOption::Jsonb), Just(PutOption::BinaryText)];
@@ -158,9 +147,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Steps as requests about the ids below a base of one sequence's own.
-struct Speaker<'a> {
-    base: &'a str,
-    model: &'a Model,
+pub struct Speaker<'a> {
+    /// What every id of the sequence begins with.
+    pub base: &'a str,
+    /// What is stored so far.
+    pub model: &'a Model,
 }
 
 impl Speaker<'_> {
@@ -223,7 +214,8 @@ impl Speaker<'_> {
         op
     }
 
-    fn requests(&self, step: &Step) -> Vec<Request> {
+    /// A step as requests.
+    pub fn requests(&self, step: &Step) -> Vec<Request> {
         const PUT: &str = "version state if_match if_absent audit local";
         const MERGE: &str = "version state if_match if_absent audit";
         let owned = |text: &str| text.to_owned();
@@ -320,120 +312,4 @@ fn revision(version: u64, time: u64, json: Option<&str>, home: Option<char>) -> 
         audit: home.map(|home| Audit::new(&format!("{{\"home\":\"{home}\"}}")).expect("a good audit object")),
         body,
     })
-}
-
-/// Both engines, empty but for tombstones of earlier sequences, and the model.
-struct Trio<'a> {
-    client: &'a mut Client,
-    connection: &'a mut Connection,
-    normals: [Normal; 3],
-    model: Model,
-    said: Vec<String>,
-}
-
-impl Trio<'_> {
-    fn hold(&mut self, request: &Request) -> Result<(), TestCaseError> {
-        let [sql, redis, model] = &mut self.normals;
-        let in_sql = comparable(sql.of(request.ask_sql(self.client)));
-        let in_redis = comparable(redis.of(request.ask_redis(self.connection)));
-        let plain = match request {
-            Request::Unfolded(inner) => inner,
-            other => other,
-        };
-        let expected = comparable(model.of(self.model.ask(plain)));
-        self.said.push(format!("{request:?}"));
-        let agree = in_sql == in_redis && without_message(&in_sql) == without_message(&expected);
-        prop_assert!(
-            agree,
-            "{}\nmodel {expected:?}\nsql   {in_sql:?}\nredis {in_redis:?}",
-            self.said.join("\n")
-        );
-        Ok(())
-    }
-
-    fn hold_roots(&mut self) -> Result<(), TestCaseError> {
-        let expected = match self.model.ask(&Request::Root) {
-            Answer::Text(root) => Some(root),
-            _ => None,
-        };
-        let roots = (root_of_postgres(self.client), root_of_redis(self.connection));
-        let said = self.said.join("\n");
-        prop_assert_eq!(&roots.0, &expected, "the root in Postgres after\n{}", said);
-        prop_assert_eq!(&roots.1, &expected, "the root in Redis after\n{}", said);
-        Ok(())
-    }
-}
-
-/// Without the statistics, which each engine keeps its own way.
-fn comparable(answer: Answer) -> Answer {
-    match answer {
-        Answer::Record(mut fields) => {
-            fields.retain(|(name, _)| name != "access_count" && name != "last_accessed");
-            Answer::Record(fields)
-        }
-        other => other,
-    }
-}
-
-/// The model refuses with a code alone; the engines' messages are compared with each other.
-fn without_message(answer: &Answer) -> Answer {
-    match answer {
-        Answer::Refused { code, .. } => Answer::refused(code, ""),
-        other => other.clone(),
-    }
-}
-
-/// What sequences leave must not meet the next one's states and roots. Tombstones stay, under ids of no later
-/// sequence.
-fn clear(client: &mut Client, connection: &mut Connection) {
-    sql::run(client, "DELETE FROM tandem.items");
-    ask(connection, &["FLUSHALL"]);
-}
-
-#[test]
-fn both_engines_do_what_the_model_does() {
-    let postgres = Postgres::with_extension(&pg::Options::default());
-    let redis = Redis::start(redis::Options::in_memory());
-    let (client, connection) = (RefCell::new(postgres.connect()), RefCell::new(redis.connect()));
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    let config = Config {
-        cases: cases.unwrap_or(SEQUENCES),
-        failure_persistence: None,
-        max_shrink_iters: 2000,
-        ..Config::default()
-    };
-    let (runs, steps_held) = (Cell::new(0), Cell::new(0));
-    let held = TestRunner::new(config).run(&vec(step(), 1..=STEPS), |steps| {
-        let (mut client, mut connection) = (client.borrow_mut(), connection.borrow_mut());
-        clear(&mut client, &mut connection);
-        runs.set(runs.get() + 1);
-        let base = format!("m{}", runs.get());
-        let mut trio = Trio {
-            client: &mut client,
-            connection: &mut connection,
-            normals: Default::default(),
-            model: Model::default(),
-            said: Vec::new(),
-        };
-        for step in &steps {
-            let requests = Speaker { base: &base, model: &trio.model }.requests(step);
-            requests.iter().try_for_each(|request| trio.hold(request))?;
-            steps_held.set(steps_held.get() + requests.len());
-        }
-        trio.hold_roots()?;
-        // The census counts every item; a root leaves local ones out.
-        if !trio.model.has_local() {
-            let census = check_postgres(trio.client, "after a sequence");
-            prop_assert_eq!(census, check_redis(trio.connection, "after a sequence"));
-        }
-        Ok(())
-    });
-    if let Err(failure) = held {
-        panic!("{failure}");
-    }
-    println!(
-        "{} sequences, {} requests, each answered by both engines as by the model",
-        runs.get(),
-        steps_held.get()
-    );
 }
