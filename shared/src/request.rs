@@ -188,15 +188,27 @@ pub enum Operation {
 impl Operation {
     /// Names the batch in the audit object. Errors: `TOOLARGE`.
     pub fn stamp(&mut self, batch: &str) -> Result<()> {
-        let audit = match self {
-            Operation::Put(request) => &mut request.audit,
-            Operation::Merge(request) => &mut request.audit,
-            Operation::Remove(request) => &mut request.audit,
-            Operation::SetState(request) => &mut request.audit,
-            Operation::Apply(_) => return Ok(()),
-        };
-        *audit = Some(Audit::of_batch(audit.as_ref(), batch)?);
+        if let Some(audit) = self.audit() {
+            *audit = Some(Audit::of_batch(audit.as_ref(), batch)?);
+        }
         Ok(())
+    }
+
+    /// Gives the audit object of the whole batch to an operation that has none of its own.
+    pub fn audit_unless_given(&mut self, of_batch: &Audit) {
+        if let Some(audit) = self.audit() {
+            audit.get_or_insert_with(|| of_batch.clone());
+        }
+    }
+
+    fn audit(&mut self) -> Option<&mut Option<Audit>> {
+        match self {
+            Operation::Put(request) => Some(&mut request.audit),
+            Operation::Merge(request) => Some(&mut request.audit),
+            Operation::Remove(request) => Some(&mut request.audit),
+            Operation::SetState(request) => Some(&mut request.audit),
+            Operation::Apply(_) => None,
+        }
     }
 }
 

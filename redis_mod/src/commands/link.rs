@@ -4,6 +4,7 @@ use crate::args::{Args, unknown_option};
 use crate::blocked;
 use crate::datatype::key_check;
 use crate::engine;
+use crate::item::Item;
 use crate::keys;
 use crate::pending::EVERYTHING;
 use crate::reply::Reply;
@@ -186,7 +187,8 @@ fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
 
 /// The live revision or tombstone of an id, encoded.
 fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
-    if let Ok(Some(encoded)) = keys::with_item(context, id, keys::look(), encode) {
+    let shared = |item: &Item| (!item.local).then(|| encode(&item.revision));
+    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, keys::look(), shared) {
         return Ok(Some(encoded));
     }
     engine::with_database(selected(context), |database| database.tombstones.get(id).map(encode))
@@ -297,7 +299,7 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         })?;
         reply.array(entries.len() * 3);
         for (id, digest) in entries {
-            let version = keys::with_item(context, &id, keys::look(), |revision| revision.version.get());
+            let version = keys::with_item(context, &id, keys::look(), |item| item.revision.version.get());
             reply.bulk(&id);
             reply.integer(version.ok().flatten().unwrap_or(0));
             reply.bulk(digest.0);
