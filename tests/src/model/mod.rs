@@ -7,7 +7,7 @@ mod writes;
 
 use crate::answer::Answer;
 use crate::request::{PutOption, Request};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::{Audit, DigestKey, Revision, Timestamp};
 
@@ -38,7 +38,10 @@ impl Stored {
 /// The model.
 #[derive(Debug, Default)]
 pub struct Model {
-    items: BTreeMap<String, Stored>,
+    /// What every tier may know: shared items and tombstones.
+    shared: BTreeMap<String, Stored>,
+    /// Local items. One may lie over a tombstone, which goes on counting.
+    local: BTreeMap<String, Stored>,
     batches: usize,
 }
 
@@ -50,12 +53,12 @@ impl Model {
 
     /// Whether any item is local.
     pub fn has_local(&self) -> bool {
-        self.items.values().any(|stored| stored.local)
+        !self.local.is_empty()
     }
 
     /// Does what is asked. What is refused changes nothing; of a refusal the message is left empty.
     pub fn ask(&mut self, request: &Request) -> Answer {
-        let before = self.items.clone();
+        let before = (self.shared.clone(), self.local.clone());
         let answer = match request {
             Request::Put(id, payload, options) => self.put(id, payload, options),
             Request::Merge(id, patch, options) => self.merge(id, patch, options),
@@ -75,13 +78,25 @@ impl Model {
             read => Ok(self.read(read)),
         };
         answer.unwrap_or_else(|code| {
-            self.items = before;
+            (self.shared, self.local) = before;
             Answer::refused(code, "")
         })
     }
 
+    /// What a request about an id meets.
+    fn current(&self, id: &str) -> Option<&Stored> {
+        self.local.get(id).or_else(|| self.shared.get(id))
+    }
+
     fn live(&self, id: &str) -> Option<&Stored> {
-        self.items.get(id).filter(|stored| stored.is_live())
+        self.current(id).filter(|stored| stored.is_live())
+    }
+
+    /// The live items that are chosen, in byte order of their ids.
+    fn lives(&self, chosen: impl Fn(&str, &Stored) -> bool) -> Vec<(&str, &Stored)> {
+        let ids: BTreeSet<&String> = self.shared.keys().chain(self.local.keys()).collect();
+        let live = ids.into_iter().filter_map(|id| Some((id.as_str(), self.live(id)?)));
+        live.filter(|(id, stored)| chosen(id, stored)).collect()
     }
 }
 

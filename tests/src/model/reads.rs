@@ -45,12 +45,6 @@ impl Model {
         }
     }
 
-    /// The live items that are chosen, in byte order of their ids.
-    fn lives(&self, chosen: impl Fn(&str, &Stored) -> bool) -> Vec<(&str, &Stored)> {
-        let all = self.items.iter().map(|(id, stored)| (id.as_str(), stored));
-        all.filter(|(id, stored)| stored.is_live() && chosen(id, stored)).collect()
-    }
-
     fn count(&self, chosen: &dyn Fn(&str, &Stored) -> bool) -> Answer {
         number(self.lives(chosen).len().try_into().expect("a small number"))
     }
@@ -85,7 +79,7 @@ impl Model {
     }
 
     fn status(&self, id: &str) -> Answer {
-        let stored = self.items.get(id);
+        let stored = self.current(id);
         let (status, tiers) = match stored {
             None => ("missing", "none"),
             Some(stored) if !stored.is_live() => ("removed", "none"),

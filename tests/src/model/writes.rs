@@ -46,7 +46,7 @@ impl Model {
         let Some(local) = self.live(id).map(|stored| stored.local) else { return Ok(false) };
         let version = self.next_version(id, options.version)?;
         if local {
-            self.items.remove(id);
+            self.local.remove(id);
         } else {
             self.store(id, version, options.audit, Body::Tombstone, false);
         }
@@ -90,10 +90,10 @@ impl Model {
             let audit = revision.audit.as_ref().map(|audit| audit.as_str().to_owned());
             (revision.version, revision.timestamp, tombstone, digest, audit)
         };
-        let current = self.items.get(id).filter(|stored| !stored.local).map(|stored| rank(&stored.revision));
+        let current = self.shared.get(id).map(|stored| rank(&stored.revision));
         let word = match current.map(|current| rank(&offered).cmp(&current)) {
             None | Some(std::cmp::Ordering::Greater) => {
-                self.items.insert(id.to_owned(), Stored { revision: offered, local: false });
+                self.keep(id, Stored { revision: offered, local: false });
                 "applied"
             }
             Some(std::cmp::Ordering::Equal) => "unchanged",
@@ -190,8 +190,8 @@ impl Model {
         chosen: &dyn Fn(&str, &Stored) -> bool,
     ) -> Result<Answer, Refusal> {
         let limit = limit.map_or(usize::MAX, |limit| limit.try_into().expect("sequences have good limits"));
-        let live = self.items.iter().filter(|(id, stored)| stored.is_live() && chosen(id, stored));
-        let ids: Vec<String> = live.take(limit).map(|(id, _)| id.clone()).collect();
+        let ids: Vec<String> =
+            self.lives(chosen).into_iter().take(limit).map(|(id, _)| id.to_owned()).collect();
         for id in &ids {
             self.drop_item(id, Options::default())?;
         }
@@ -212,7 +212,7 @@ impl Model {
                 && stored.local == options.local
                 && stored.revision.content() == Some(&content)
         });
-        let version = self.items.get(id).map(|stored| stored.revision.version.get());
+        let version = self.current(id).map(|stored| stored.revision.version.get());
         let asked = options.version.map(|version| version.try_into().expect("a positive version"));
         if same && (asked.is_none() || asked == version) {
             return Ok(false);
@@ -233,7 +233,7 @@ impl Model {
     }
 
     fn next_version(&self, id: &str, asked: Option<i64>) -> Result<Version, Refusal> {
-        let current = self.items.get(id).map_or(0, |stored| stored.revision.version.get());
+        let current = self.current(id).map_or(0, |stored| stored.revision.version.get());
         let version = match asked {
             Some(asked) if i128::from(asked) <= i128::from(current) => return Err("STALE"),
             Some(asked) => asked.into(),
@@ -244,7 +244,17 @@ impl Model {
 
     fn store(&mut self, id: &str, version: Version, audit: Option<Audit>, body: Body, local: bool) {
         let revision = Revision { version, timestamp: now(), audit, body };
-        self.items.insert(id.to_owned(), Stored { revision, local });
+        self.keep(id, Stored { revision, local });
+    }
+
+    /// What is shared takes a local item's place.
+    fn keep(&mut self, id: &str, stored: Stored) {
+        if stored.local {
+            self.local.insert(id.to_owned(), stored);
+        } else {
+            self.local.remove(id);
+            self.shared.insert(id.to_owned(), stored);
+        }
     }
 
     fn written(&self, id: &str, changed: bool) -> Answer {

@@ -48,7 +48,10 @@ impl Form {
             Request::Merge(id, patch, options) => {
                 let cast = if options.contains(&PutOption::Jsonb) { "text::jsonb" } else { "text" };
                 let patch = Arg::new([patch.as_str()], ("patch", cast, Box::new(patch.clone())));
-                form("TANDEM.MERGE", "merge", vec![text("id", id), patch]).with(options)
+                // A patch is JSON whoever says it, so only SQL has two ways.
+                let options: Vec<PutOption> =
+                    options.iter().filter(|option| **option != PutOption::Jsonb).cloned().collect();
+                form("TANDEM.MERGE", "merge", vec![text("id", id), patch]).with(&options)
             }
             Request::Get(id) => form("TANDEM.GET", "get", vec![text("id", id)]),
             Request::GetMany(ids) => form("TANDEM.MGET", "get_many", vec![texts("ids", ids)]),

@@ -111,18 +111,34 @@ fn id_of(entry: &Answer) -> String {
 struct Bench {
     client: Client,
     connection: Connection,
+    /// A connection to the same Redis that speaks protocol 3, where records are maps.
+    maps: Connection,
     normals: (Normal, Normal),
     failures: Vec<String>,
 }
 
 impl Bench {
-    fn both(&mut self, request: &Request) -> (Answer, Answer) {
-        let request = resolve(request, &mut |id| {
+    fn resolved(&mut self, request: &Request) -> Request {
+        resolve(request, &mut |id| {
             let item = Request::Get(id.to_owned()).ask_sql(&mut self.client);
             item.field("etag").map_or_else(|| "no etag".to_owned(), |_| item.text_field("etag").to_owned())
-        });
+        })
+    }
+
+    fn both(&mut self, request: &Request) -> (Answer, Answer) {
+        let request = self.resolved(request);
         let in_sql = self.normals.0.of(request.ask_sql(&mut self.client));
         (in_sql, self.normals.1.of(request.ask_redis(&mut self.connection)))
+    }
+
+    /// What changes nothing is answered alike in both protocols of Redis.
+    fn hold_protocols(&mut self, case: &Case) {
+        let request = self.resolved(&case.request);
+        let flat = Normal::default().of(request.ask_redis(&mut self.connection));
+        let maps = Normal::default().of(request.ask_redis(&mut self.maps));
+        if flat != maps {
+            self.fail(case, "protocol 2 and protocol 3 differ", &(flat, maps));
+        }
     }
 
     fn stands(&mut self) -> (Stand, Stand) {
@@ -148,6 +164,9 @@ impl Bench {
         if let Err(expected) = judge(case, &answers.0, &answers.1) {
             self.fail(case, &format!("expected: {expected}"), &answers);
         }
+        if case.changes_nothing() {
+            self.hold_protocols(case);
+        }
         let after = self.stands();
         if case.changes_nothing() && before != after {
             self.fail(case, &format!("it changed something: {before:?} to {after:?}"), &answers);
@@ -166,7 +185,8 @@ fn hold_the_table(prepare: impl FnOnce(&mut Client)) {
     let mut client = postgres.connect();
     prepare(&mut client);
     let normals = Default::default();
-    let mut bench = Bench { client, connection: redis.connect(), normals, failures: Vec::new() };
+    let (connection, maps) = (redis.connect(), redis.connect_resp3());
+    let mut bench = Bench { client, connection, maps, normals, failures: Vec::new() };
     let cases = cases();
     assert!(cases.len() >= 250, "the table has {} cases", cases.len());
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
