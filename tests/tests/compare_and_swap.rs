@@ -231,6 +231,46 @@ fn one_of_sixteen_removes() {
     }
 }
 
+/// Batches over the same items in different orders wait for each other and never in a circle, whether they put,
+/// remove or do both.
+#[test]
+fn sixteen_batches_over_the_same_items_all_go_through() {
+    const ITEMS: usize = 12;
+    let postgres = Postgres::with_extension(&pg::Options::default());
+    let redis = Redis::start(redis::Options::in_memory());
+    let id = |place: usize| format!("ring.{:02}", place % ITEMS);
+    let ring = |writer: usize, round: usize| -> Request {
+        let from = writer * 5 + round;
+        match (writer + round) % 4 {
+            0 => Request::PutMany((0..ITEMS).map(|n| (id(from + n), content(writer + n))).collect(), vec![]),
+            1 => {
+                let puts = (0..ITEMS).rev().map(|n| (id(from + n), content(writer + n)));
+                Request::PutMany(puts.collect(), vec![])
+            }
+            2 => Request::RemoveMany((0..ITEMS).rev().map(|n| id(from + n)).collect(), vec![]),
+            _ => {
+                let op = |n: usize| {
+                    format!(r#"{{"op":"put","id":"{}","payload":{}}}"#, id(from + 7 * n), content(writer))
+                };
+                Request::Batch(format!("[{}]", (0..ITEMS).map(op).collect::<Vec<_>>().join(",")), None)
+            }
+        }
+    };
+    for mut sides in [in_sql(&postgres), in_redis(&redis)] {
+        for round in 0..3 * ROUNDS {
+            for answer in at_once(&mut sides, &|writer| ring(writer, round)) {
+                let count = |name: &str| match answer.field(name) {
+                    Some(Answer::Number(number)) => *number,
+                    _ => panic!("a batch goes through: {answer:?}"),
+                };
+                assert_eq!(count("written") + count("unchanged"), 12, "{answer:?}");
+            }
+        }
+    }
+    check_postgres(&mut postgres.connect(), "after all batches");
+    check_redis(&mut redis.connect(), "after all batches");
+}
+
 /// An item that both sides hold, and its etag there.
 fn agreed_item(pair: &Pair, id: &str) -> String {
     let (mut client, mut connection) = (pair.sql(), pair.commands());

@@ -137,6 +137,28 @@ fn puts() -> Vec<Case> {
             version(8, 1),
         ),
         write(
+            "put.binary.options",
+            vec![],
+            put_raw(
+                "put.binary",
+                &[1, 255],
+                vec![
+                    PutOption::Binary,
+                    PutOption::Version(6),
+                    state_option("s"),
+                    PutOption::IfMatch("current".to_owned()),
+                    audit_option(r#"{"home":"h"}"#),
+                ],
+            ),
+            version(6, 1),
+        ),
+        read(
+            "put.binary.absent",
+            vec![],
+            put_raw("put.binary", &[1, 255], vec![PutOption::Binary, PutOption::IfAbsent]),
+            Expect::Refused("EXISTS"),
+        ),
+        write(
             "put.all.options",
             vec![],
             put_with(
