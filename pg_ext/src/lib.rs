@@ -2,6 +2,7 @@
 //! them, and the worker that keeps links to Redis. The rules are those of `tandem_shared`; the SQL is in `sql/`.
 
 mod api;
+mod capture;
 mod error;
 mod fold;
 mod planning;
@@ -23,14 +24,23 @@ extension_sql_file!(
         "tables",
         rows::check_id,
         rows::check_prefix,
-        rows::prefix_end,
+        rows::range_end,
+        rows::check_state,
+        rows::position_xid,
+        rows::position_seq,
+        rows::check_position,
         rows::page_limit,
         rows::digest,
         rows::origin,
-        api::merkle::merkle_root
+        api::merkle::merkle_root,
+        api::dirty::dirty_count
     ]
 );
-extension_sql_file!("../../sql/schema/triggers.sql", name = "triggers", requires = ["functions"]);
+extension_sql_file!(
+    "../../sql/schema/triggers.sql",
+    name = "triggers",
+    requires = ["functions", rows::removed_version]
+);
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 
 /// Called by Postgres when it loads the library.

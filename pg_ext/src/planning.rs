@@ -3,6 +3,10 @@
 //! where going through the index takes less than one.
 
 use pgrx::pg_sys;
+use pgrx::spi::{OwnedPreparedStatement, PreparedStatement, SpiClient, SpiTupleTable};
+use pgrx::{datum::DatumWithOid, pg_sys::PgOid};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CStr;
 
 struct Saved(i32);
@@ -14,26 +18,69 @@ impl Drop for Saved {
     }
 }
 
-/// Runs `work` without just-in-time compilation.
-pub fn uncompiled<T>(work: impl FnOnce() -> T) -> T {
-    with(&[c"jit"], work)
-}
-
-/// Runs `work` without compilation and through indexes.
+/// Runs `work` without compilation and through indexes. Not in parallel either: to start two workers for a log that
+/// has grown took 10 ms a range, and so most of the time of a check among a million items.
 pub fn by_index<T>(work: impl FnOnce() -> T) -> T {
-    with(&[c"jit", c"enable_seqscan"], work)
+    let settings = [
+        (c"jit", c"off"),
+        (c"enable_seqscan", c"off"),
+        (c"max_parallel_workers_per_gather", c"0"),
+        // For kept statements, whose ranges come as arrays: another plan for other values would be the same one.
+        (c"plan_cache_mode", c"force_generic_plan"),
+    ];
+    with(&settings, work)
 }
 
-/// Runs `work` with settings off, and gives the caller its own back.
-fn with<T>(off: &[&CStr], work: impl FnOnce() -> T) -> T {
+/// Reads with a statement that this process parses and plans once, as planning takes longer than reading.
+pub fn select_kept<'conn>(
+    client: &SpiClient<'conn>,
+    statement: &'static str,
+    args: &[DatumWithOid<'_>],
+) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+    let prepared = kept(statement, args, |types| client.prepare(statement, types))?;
+    client.select(prepared, None, args)
+}
+
+/// Writes, or reads what others have just written, with a statement that this process parses and plans once.
+pub fn update_kept<'conn>(
+    client: &mut SpiClient<'conn>,
+    statement: &'static str,
+    args: &[DatumWithOid<'_>],
+) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+    let prepared = kept(statement, args, |types| client.prepare_mut(statement, types))?;
+    client.update(prepared, None, args)
+}
+
+/// The kept plan of a statement. Postgres itself plans it anew when a table or the search path has changed.
+fn kept<'conn>(
+    statement: &'static str,
+    args: &[DatumWithOid<'_>],
+    prepare: impl FnOnce(&[PgOid]) -> Result<PreparedStatement<'conn>, pgrx::spi::Error>,
+) -> Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
+    thread_local! {
+        // Never freed: the statements are literals of this library, and few. A literal is known by its address.
+        static KEPT: RefCell<HashMap<(usize, usize), &'static OwnedPreparedStatement>> = RefCell::default();
+    }
+    let address = (statement.as_ptr() as usize, statement.len());
+    if let Some(known) = KEPT.with_borrow(|kept| kept.get(&address).copied()) {
+        return Ok(known);
+    }
+    let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+    let prepared = &*Box::leak(Box::new(prepare(&types)?.keep()));
+    KEPT.with_borrow_mut(|kept| kept.insert(address, prepared));
+    Ok(prepared)
+}
+
+/// Runs `work` with settings of ours, and gives the caller its own back.
+fn with<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -> T {
     // SAFETY: begins a level that `Saved` ends.
     let _saved = Saved(unsafe { pg_sys::NewGUCNestLevel() });
-    for name in off {
+    for (name, value) in settings {
         // SAFETY: the names are literals of settings that every user may change.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
-                c"off".as_ptr(),
+                value.as_ptr(),
                 pg_sys::GucContext::PGC_USERSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,

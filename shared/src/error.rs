@@ -136,6 +136,16 @@ pub enum Error {
         /// Version offered.
         offered: u64,
     },
+    /// The log no longer holds what follows a position.
+    #[error(
+        "the log reaches back to {first}, not to {position}; take a new position, read the items and go on from it"
+    )]
+    Truncated {
+        /// The position asked for.
+        position: String,
+        /// The oldest position from which the log is complete.
+        first: String,
+    },
     /// Bytes cannot be decoded, or a hash does not match.
     #[error("{what} is corrupt: {problem}; send it again from its source")]
     Corrupt {
@@ -197,7 +207,7 @@ impl Error {
             Error::NotFound { .. } => Code::NotFound,
             Error::Exists { .. } => Code::Exists,
             Error::Conflict { .. } | Error::StateConflict { .. } => Code::Conflict,
-            Error::Stale { .. } => Code::Stale,
+            Error::Stale { .. } | Error::Truncated { .. } => Code::Stale,
             Error::Corrupt { .. } => Code::Corrupt,
             Error::Backpressure { .. } => Code::Backpressure,
             Error::Timeout { .. } => Code::Timeout,

@@ -3,6 +3,7 @@
 //! children and differences; every operation is O(log n).
 
 mod node;
+mod run;
 mod states;
 
 use crate::digest::Digest;
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::id::Range;
 use node::{Child, Node, Value};
+use run::Run;
 use states::States;
 
 /// A piece of a range with its fingerprint.
@@ -57,7 +59,7 @@ impl Index {
         let (old, split) = self.root.insert(id, value);
         if let Some(right) = split {
             let left = std::mem::take(&mut self.root);
-            self.root = Node::Inner(vec![Child::new(String::new().into(), left), right]);
+            self.root = Node::Inner(Run::of(vec![Child::new(String::new().into(), left), right]));
         }
         match &old {
             Some(old) => {

@@ -7,6 +7,7 @@
     reason = "the write path of Redis: positions come from a search of the same vector a line before"
 )]
 
+use super::run::{Keyed, Run};
 use super::states::StateNumber;
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
@@ -43,15 +44,30 @@ pub(super) struct Child {
     node: Box<Node>,
 }
 
+type Entries = Run<Entry, 0>;
+type Children = Run<Child, 1>;
+
 #[derive(Debug)]
 pub(super) enum Node {
-    Leaf(Vec<Entry>),
-    Inner(Vec<Child>),
+    Leaf(Entries),
+    Inner(Children),
 }
 
 impl Default for Node {
     fn default() -> Node {
-        Node::Leaf(Vec::new())
+        Node::Leaf(Entries::default())
+    }
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Keyed for Child {
+    fn key(&self) -> &str {
+        &self.low
     }
 }
 
@@ -67,8 +83,16 @@ impl Child {
     }
 }
 
-fn child_of(children: &[Child], id: &str) -> usize {
-    children.partition_point(|child| child.low.as_ref() <= id).saturating_sub(1)
+fn child_of(children: &Children, id: &str) -> usize {
+    match children.search(id) {
+        Ok(at) => at,
+        Err(at) => at.saturating_sub(1),
+    }
+}
+
+/// The number of entries before an id, and whether it is among them.
+fn place_of(entries: &Entries, id: &str) -> usize {
+    entries.search(id).unwrap_or_else(|at| at)
 }
 
 impl Node {
@@ -108,7 +132,7 @@ impl Node {
             match node {
                 Node::Inner(children) => node = children[child_of(children, id)].node.as_ref(),
                 Node::Leaf(entries) => {
-                    let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
+                    let at = entries.search(id).ok()?;
                     let entry = &entries[at];
                     return Some(Value { digest: entry.digest, state: entry.state });
                 }
@@ -150,7 +174,7 @@ impl Node {
     pub(super) fn remove(&mut self, id: &str) -> Option<Value> {
         match self {
             Node::Leaf(entries) => {
-                let at = entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)).ok()?;
+                let at = entries.search(id).ok()?;
                 let entry = entries.remove(at);
                 Some(Value { digest: entry.digest, state: entry.state })
             }
@@ -190,7 +214,7 @@ impl Node {
                     node = children[at].node.as_ref();
                 }
                 Node::Leaf(entries) => {
-                    let at = entries.partition_point(|entry| entry.id.as_ref() < bound);
+                    let at = place_of(entries, bound);
                     return sum + entries[..at].iter().map(|entry| Fingerprint::of(&entry.digest)).sum();
                 }
             }
@@ -231,7 +255,7 @@ impl Node {
                     node = children[at].node.as_ref();
                 }
                 Node::Leaf(entries) => {
-                    let at = entries.partition_point(|entry| entry.id.as_ref() < start);
+                    let at = place_of(entries, start);
                     return Iter { outer, leaf: entries[at..].iter(), state };
                 }
             }
@@ -260,7 +284,8 @@ impl Node {
                 if depth != 0 || entries.len() > LEAF_MAX {
                     return Err(format!("a leaf of {} entries lies {depth} too high", entries.len()));
                 }
-                for entry in entries {
+                entries.verify()?;
+                for entry in entries.iter() {
                     if last.is_some_and(|last| last >= entry.id.as_ref()) {
                         return Err(format!("{:?} does not follow {last:?}", entry.id));
                     }
@@ -272,6 +297,7 @@ impl Node {
                 if depth == 0 || children.len() > INNER_MAX || children.len() < 2 {
                     return Err(format!("an inner node has {} children at {depth}", children.len()));
                 }
+                children.verify()?;
                 let mut sum = Fingerprint::EMPTY;
                 for (at, child) in children.iter().enumerate() {
                     if at > 0 && last.is_some_and(|last| last >= child.low.as_ref()) {
@@ -294,21 +320,21 @@ impl Node {
     /// Memory of the node and everything below without the ids' text, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
-            Node::Leaf(entries) => entries.capacity() * size_of::<Entry>(),
+            Node::Leaf(entries) => entries.capacity() * (size_of::<Entry>() + size_of::<u32>()),
             Node::Inner(children) => {
                 let below: usize = children
                     .iter()
                     .map(|child| child.low.len() + size_of::<Node>() + child.node.memory_bytes())
                     .sum();
-                children.capacity() * size_of::<Child>() + below
+                children.capacity() * (size_of::<Child>() + size_of::<u32>()) + below
             }
         }
     }
 }
 
-fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, value: Value) -> (Option<Value>, Option<Child>) {
+fn insert_into_leaf(entries: &mut Entries, id: &str, value: Value) -> (Option<Value>, Option<Child>) {
     let Value { digest, state } = value;
-    let at = match entries.binary_search_by(|entry| entry.id.as_ref().cmp(id)) {
+    let at = match entries.search(id) {
         Ok(at) => {
             let entry = &mut entries[at];
             let old = Value { digest: entry.digest, state: entry.state };
@@ -325,8 +351,7 @@ fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, value: Value) -> (Option
     // Ids that come in ascending order always hit the end: leave the full leaf full. The few it gives away keep
     // the new one at its minimum.
     let cut = if at == entries.len() { LEAF_MAX - LEAF_MIN + 1 } else { LEAF_MAX / 2 };
-    let mut right = Vec::with_capacity(LEAF_MAX);
-    right.extend(entries.drain(cut..));
+    let mut right = entries.split_off(cut, LEAF_MAX);
     if at <= cut {
         entries.insert(at, entry);
     } else {
@@ -336,19 +361,19 @@ fn insert_into_leaf(entries: &mut Vec<Entry>, id: &str, value: Value) -> (Option
     (None, Some(Child::new(low, Node::Leaf(right))))
 }
 
-fn insert_child(children: &mut Vec<Child>, at: usize, child: Child) -> Option<Child> {
+fn insert_child(children: &mut Children, at: usize, child: Child) -> Option<Child> {
     children.insert(at, child);
     if children.len() <= INNER_MAX {
         return None;
     }
     let cut = if at + 1 == children.len() { children.len() - INNER_MIN } else { children.len() / 2 };
-    let right: Vec<Child> = children.drain(cut..).collect();
+    let right = children.split_off(cut, INNER_MAX + 1);
     let low = right[0].low.clone();
     Some(Child::new(low, Node::Inner(right)))
 }
 
 /// Merges the underfull child at `at` with a neighbour; what is too much for one node is dealt out evenly.
-fn rebalance(children: &mut Vec<Child>, at: usize) {
+fn rebalance(children: &mut Children, at: usize) {
     if children.len() < 2 {
         return;
     }
@@ -358,9 +383,9 @@ fn rebalance(children: &mut Vec<Child>, at: usize) {
     let low = right.low;
     let split = match (target.node.as_mut(), *right.node) {
         (Node::Leaf(entries), Node::Leaf(more)) => {
-            entries.extend(more);
+            entries.append(more);
             (entries.len() > LEAF_MAX).then(|| {
-                let more = entries.split_off(entries.len() / 2);
+                let more = entries.split_off(entries.len() / 2, LEAF_MAX);
                 Child::new(more[0].id.clone(), Node::Leaf(more))
             })
         }
@@ -369,9 +394,9 @@ fn rebalance(children: &mut Vec<Child>, at: usize) {
             if let Some(first) = more.first_mut() {
                 first.low = low;
             }
-            inner.extend(more);
+            inner.append(more);
             (inner.len() > INNER_MAX).then(|| {
-                let more = inner.split_off(inner.len() / 2);
+                let more = inner.split_off(inner.len() / 2, INNER_MAX + 1);
                 Child::new(more[0].low.clone(), Node::Inner(more))
             })
         }
