@@ -36,6 +36,6 @@ pgrx::extension_sql_file!(
         dirty::dirty_prefixes,
         dirty::clean_branches,
         dirty::is_clean,
-        crate::fold::fold
+        fold::fold
     ]
 );
