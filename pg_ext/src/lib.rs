@@ -7,6 +7,7 @@ mod error;
 mod fold;
 mod planning;
 mod replica;
+mod routes;
 mod rows;
 mod settings;
 mod store;
@@ -31,7 +32,11 @@ extension_sql_file!(
         api::merkle::merkle_root
     ]
 );
-extension_sql_file!("../../sql/schema/triggers.sql", name = "triggers", requires = ["functions"]);
+extension_sql_file!(
+    "../../sql/schema/triggers.sql",
+    name = "triggers",
+    requires = ["functions", routes::make_route]
+);
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 
 /// Called by Postgres when it loads the library.
