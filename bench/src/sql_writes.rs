@@ -18,7 +18,7 @@ const UPSERT_BARE: &str = "INSERT INTO bare (id, version, \"timestamp\", payload
 const UPSERT_ITEMS: &str = "INSERT INTO tandem.items AS items (id, payload) \
     SELECT id, payload::jsonb FROM unnest($1::text[], $2::text[]) AS i (id, payload) \
     ON CONFLICT (id) DO UPDATE SET payload = excluded.payload";
-const PUT_MANY: &str = "SELECT count(*) FROM tandem.put_many($1::text[], $2::text[])";
+const PUT_MANY: &str = "SELECT written FROM tandem.put_many($1::text[], $2::text[])";
 
 /// Measures batches of 500: first of new ids, then of the same ids with other content.
 pub fn measure(size: Size) {

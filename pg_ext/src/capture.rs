@@ -166,7 +166,12 @@ fn row_version(id: &str, current: Option<i64>, given: Option<i64>, changed: bool
     let version = |number: i64| Version::new(number.into());
     let given = given.map(version).transpose()?;
     // The rule looks at the version alone: what differs is said by `changed`.
-    let live = LiveHead { state: "", content_type: ContentType::Json, payload_hash: PayloadHash([0; 32]) };
+    let live = LiveHead {
+        state: "",
+        content_type: ContentType::Json,
+        payload_hash: PayloadHash([0; 32]),
+        local: false,
+    };
     let head = current.map(version).transpose()?.map(|version| Head {
         version,
         timestamp: Timestamp::EPOCH,

@@ -170,7 +170,7 @@ fn cut_block(client: &mut SpiClient<'_>, block: &Block) -> Outcome<()> {
         "WITH bound AS (SELECT min(k.first) AS past FROM tandem.blocks k WHERE k.first > $1) \
          SELECT true, i.id, NULL::bytea, \
                 tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i, bound b WHERE i.id >= $1 AND (b.past IS NULL OR i.id < b.past) \
+         FROM tandem.items i, bound b WHERE NOT i.local AND i.id >= $1 AND (b.past IS NULL OR i.id < b.past) \
          UNION ALL \
          SELECT false, c.id, c.old_digest, c.new_digest FROM tandem.changes c, bound b \
          WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
@@ -228,7 +228,8 @@ fn rebuild_blocks() -> i64 {
         client.update("LOCK TABLE tandem.items IN SHARE MODE", None, &[])?;
         client.update("SELECT pg_advisory_xact_lock($1)", None, &[FOLD_LOCK.into()])?;
         let rows = client.select(
-            "SELECT tandem.digest(version, id, state, payload IS NOT NULL, payload_hash) FROM tandem.items",
+            "SELECT tandem.digest(version, id, state, payload IS NOT NULL, payload_hash) FROM tandem.items \
+             WHERE NOT local",
             None,
             &[],
         )?;

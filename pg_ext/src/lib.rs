@@ -25,17 +25,22 @@ extension_sql_file!(
         "tables",
         rows::check_id,
         rows::check_prefix,
-        rows::prefix_end,
+        rows::range_end,
+        rows::check_state,
+        rows::position_xid,
+        rows::position_seq,
+        rows::check_position,
         rows::page_limit,
         rows::digest,
         rows::origin,
-        api::merkle::merkle_root
+        api::merkle::merkle_root,
+        api::dirty::dirty_count
     ]
 );
 extension_sql_file!(
     "../../sql/schema/triggers.sql",
     name = "triggers",
-    requires = ["functions", routes::make_route]
+    requires = ["functions", rows::removed_version, routes::make_route]
 );
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 

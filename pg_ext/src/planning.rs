@@ -3,7 +3,7 @@
 //! where going through the index takes less than one.
 
 use pgrx::pg_sys;
-use pgrx::spi::{OwnedPreparedStatement, Query, SpiClient, SpiTupleTable};
+use pgrx::spi::{OwnedPreparedStatement, PreparedStatement, SpiClient, SpiTupleTable};
 use pgrx::{datum::DatumWithOid, pg_sys::PgOid};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,11 +16,6 @@ impl Drop for Saved {
         // SAFETY: ends the level begun in `with`, as Postgres does for a function with a SET clause.
         unsafe { pg_sys::AtEOXact_GUC(true, self.0) };
     }
-}
-
-/// Runs `work` without just-in-time compilation.
-pub fn uncompiled<T>(work: impl FnOnce() -> T) -> T {
-    with(&[(c"jit", c"off")], work)
 }
 
 /// Runs `work` without compilation and through indexes. Not in parallel either: to start two workers for a log that
@@ -42,21 +37,38 @@ pub fn select_kept<'conn>(
     statement: &'static str,
     args: &[DatumWithOid<'_>],
 ) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+    let prepared = kept(statement, args, |types| client.prepare(statement, types))?;
+    client.select(prepared, None, args)
+}
+
+/// Writes, or reads what others have just written, with a statement that this process parses and plans once.
+pub fn update_kept<'conn>(
+    client: &mut SpiClient<'conn>,
+    statement: &'static str,
+    args: &[DatumWithOid<'_>],
+) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+    let prepared = kept(statement, args, |types| client.prepare_mut(statement, types))?;
+    client.update(prepared, None, args)
+}
+
+/// The kept plan of a statement. Postgres itself plans it anew when a table or the search path has changed.
+fn kept<'conn>(
+    statement: &'static str,
+    args: &[DatumWithOid<'_>],
+    prepare: impl FnOnce(&[PgOid]) -> Result<PreparedStatement<'conn>, pgrx::spi::Error>,
+) -> Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
     thread_local! {
-        // Never freed: the statements are literals of this library, and few.
-        static KEPT: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::default();
+        // Never freed: the statements are literals of this library, and few. A literal is known by its address.
+        static KEPT: RefCell<HashMap<(usize, usize), &'static OwnedPreparedStatement>> = RefCell::default();
     }
-    let known = KEPT.with_borrow(|kept| kept.get(statement).copied());
-    let prepared = match known {
-        Some(prepared) => prepared,
-        None => {
-            let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
-            let prepared = &*Box::leak(Box::new(client.prepare(statement, &types)?.keep()));
-            KEPT.with_borrow_mut(|kept| kept.insert(statement, prepared));
-            prepared
-        }
-    };
-    prepared.execute(client, None, args)
+    let address = (statement.as_ptr() as usize, statement.len());
+    if let Some(known) = KEPT.with_borrow(|kept| kept.get(&address).copied()) {
+        return Ok(known);
+    }
+    let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+    let prepared = &*Box::leak(Box::new(prepare(&types)?.keep()));
+    KEPT.with_borrow_mut(|kept| kept.insert(address, prepared));
+    Ok(prepared)
 }
 
 /// Runs `work` with settings of ours, and gives the caller its own back.

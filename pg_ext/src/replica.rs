@@ -52,10 +52,10 @@ const PIECES: &str = "WITH asked AS MATERIALIZED ( \
         FROM asked a JOIN tandem.blocks k ON k.first >= a.low AND k.first < a.high \
     UNION ALL SELECT 2, a.place, a.start, NULL, 1, NULL, \
             tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-        FROM asked a JOIN tandem.items i ON i.id >= a.start AND i.id < a.low \
+        FROM asked a JOIN tandem.items i ON NOT i.local AND i.id >= a.start AND i.id < a.low \
     UNION ALL SELECT 2, a.place, a.high, NULL, 1, NULL, \
             tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-        FROM asked a JOIN tandem.items i ON i.id >= a.high AND i.id < a.past \
+        FROM asked a JOIN tandem.items i ON NOT i.local AND i.id >= a.high AND i.id < a.past \
     UNION ALL SELECT 3, 0, p.id, NULL, 0, p.old_digest, p.new_digest FROM pending p";
 
 /// The pieces of each range, in order. The ranges must not overlap, or a change that is not folded is added to one of
@@ -127,7 +127,7 @@ const ENTRIES: &str = "SELECT a.place, f.id, f.version, f.digest \
     FROM unnest($1, $2) WITH ORDINALITY AS a (start, past, place) \
     CROSS JOIN LATERAL ( \
         SELECT i.id, i.version, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) AS digest \
-        FROM tandem.items i WHERE i.id >= a.start AND i.id < coalesce(a.past, $3) ORDER BY i.id LIMIT $4) f";
+        FROM tandem.items i WHERE NOT i.local AND i.id >= a.start AND i.id < coalesce(a.past, $3) ORDER BY i.id LIMIT $4) f";
 
 /// The first items of each range, in order; all of them without a limit.
 fn entries(ranges: &[Range], limit_each: Option<usize>) -> Outcome<Vec<Vec<Entry>>> {

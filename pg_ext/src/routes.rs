@@ -132,7 +132,9 @@ fn moving(client: &mut SpiClient<'_>, attached: &str, statement: &str) -> Outcom
     let triggers =
         |word| format!("ALTER TABLE {attached} {word} TRIGGER tandem_insert, {word} TRIGGER tandem_delete");
     run(client, &triggers("DISABLE"))?;
-    let moved = store::as_own_write(|| client.update(statement, None, &[]))?;
+    let own = store::OwnWrite::begin();
+    let moved = client.update(statement, None, &[])?;
+    drop(own);
     let moved = moved.first().get_one::<i64>()?.unwrap_or(0);
     run(client, &triggers("ENABLE"))?;
     Ok(moved)

@@ -1,9 +1,10 @@
 //! Arguments of a command, taken one after the other and turned into the shared crate's types.
 
+use crate::store::Ttl;
 use redis_module::RedisString;
 use tandem_shared::error::shown;
 use tandem_shared::id::{check_id, utf8};
-use tandem_shared::request::{PutOptions, PutRequest, RemoveRequest, integer};
+use tandem_shared::request::{PutOptions, RemoveRequest, bulk_limit, integer};
 use tandem_shared::{ContentType, Error, Result};
 
 /// The arguments that are left.
@@ -75,42 +76,55 @@ pub fn unknown_option(word: &str, usage: &str) -> Error {
     Error::invalid(format!("option {}", shown(word)), "is not known", format!("usage: {usage}"))
 }
 
-/// What a put does to the key's time to live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiry {
-    /// None afterwards, as after SET.
-    Clear,
-    /// As it was.
-    Keep,
-    /// So many milliseconds from now.
-    After(u64),
+/// The options that a write was given.
+#[derive(Default)]
+pub struct WriteOptions<'a> {
+    /// As the shared crate reads them.
+    pub put: PutOptions<'a>,
+    /// What becomes of the time to live; `None` if nothing is said of it.
+    pub ttl: Option<Ttl>,
+}
+
+/// Words that a command takes besides those that all writes take: VERSION, IFMATCH and AUDIT.
+#[derive(Clone, Copy, Default)]
+pub struct Takes {
+    /// JSON, BINARY and LOCAL.
+    pub content_type: bool,
+    /// STATE and IFABSENT.
+    pub state: bool,
+    /// EX, PX and KEEPTTL.
+    pub ttl: bool,
+    /// VERSION, IFMATCH and, where STATE is taken, IFABSENT; batches have none.
+    pub condition: bool,
 }
 
 /// How a put is called.
 pub const PUT_USAGE: &str = "TANDEM.PUT id payload [JSON|BINARY] [VERSION n] [STATE s] [EX s|PX ms|KEEPTTL] \
-                             [IFMATCH etag|IFABSENT] [AUDIT json]";
+                             [IFMATCH etag|IFABSENT] [AUDIT json] [LOCAL]";
 
-/// Reads payload and options of a put.
-pub fn put(args: &mut Args<'_>, content_bytes_max: usize) -> Result<(PutRequest, Expiry)> {
-    let payload = args.bytes()?;
-    let mut options = PutOptions::default();
-    let mut expiry = Expiry::Clear;
+/// Reads the options of a write to the end of the arguments. Errors: `INVALID`.
+pub fn write_options<'a>(args: &mut Args<'a>, takes: Takes, usage: &'static str) -> Result<WriteOptions<'a>> {
+    let mut options = WriteOptions::default();
+    let put = &mut options.put;
     while let Some(word) = args.option() {
         match word.as_str() {
-            "JSON" => options.content_type = Some(ContentType::Json),
-            "BINARY" => options.content_type = Some(ContentType::Binary),
-            "VERSION" => options.version = Some(args.text("version")?),
-            "STATE" => options.state = Some(args.text("state")?),
-            "IFMATCH" => options.if_match = Some(args.text("etag")?),
-            "IFABSENT" => options.if_absent = true,
-            "AUDIT" => options.audit = Some(args.text("audit")?),
-            "EX" => expiry = Expiry::After(positive("EX", args)?.saturating_mul(1000)),
-            "PX" => expiry = Expiry::After(positive("PX", args)?),
-            "KEEPTTL" => expiry = Expiry::Keep,
-            other => return Err(unknown_option(other, PUT_USAGE)),
+            "AUDIT" => put.audit = Some(args.text("audit")?),
+            "JSON" if takes.content_type => put.content_type = Some(ContentType::Json),
+            "BINARY" if takes.content_type => put.content_type = Some(ContentType::Binary),
+            "LOCAL" if takes.content_type => put.local = true,
+            "STATE" if takes.state => put.state = Some(args.text("state")?),
+            "VERSION" if takes.condition => put.version = Some(args.text("version")?),
+            "IFMATCH" if takes.condition => put.if_match = Some(args.text("etag")?),
+            "IFABSENT" if takes.condition && takes.state => put.if_absent = true,
+            "EX" if takes.ttl => {
+                options.ttl = Some(Ttl::After(positive("EX", args)?.saturating_mul(1000)));
+            }
+            "PX" if takes.ttl => options.ttl = Some(Ttl::After(positive("PX", args)?)),
+            "KEEPTTL" if takes.ttl => options.ttl = Some(Ttl::Keep),
+            other => return Err(unknown_option(other, usage)),
         }
     }
-    Ok((PutRequest::parse(payload, &options, content_bytes_max)?, expiry))
+    Ok(options)
 }
 
 /// Longest time to live: what Redis can add to its clock without overflow.
@@ -127,26 +141,37 @@ fn positive(what: &str, args: &mut Args<'_>) -> Result<u64> {
     }
 }
 
-/// Reads the options of a removal.
-pub fn remove(args: &mut Args<'_>, usage: &'static str) -> Result<RemoveRequest> {
-    let (mut if_match, mut audit) = (None, None);
+/// Reads `[LIMIT n] [AUDIT json]` of a bulk removal.
+pub fn bulk(args: &mut Args<'_>, usage: &'static str) -> Result<(usize, RemoveRequest)> {
+    let (mut limit, mut audit) = (None, None);
     while let Some(word) = args.option() {
         match word.as_str() {
-            "IFMATCH" => if_match = Some(args.text("etag")?),
+            "LIMIT" => limit = Some(integer("limit", args.text("limit")?)?),
             "AUDIT" => audit = Some(args.text("audit")?),
             other => return Err(unknown_option(other, usage)),
         }
     }
-    RemoveRequest::parse(if_match, audit)
+    let limit = bulk_limit(limit)?.unwrap_or(usize::MAX);
+    Ok((limit, RemoveRequest::parse(None, None, audit)?))
 }
 
 /// Reads `[AFTER text] [LIMIT n]`.
 pub fn page<'a>(args: &mut Args<'a>, usage: &'static str) -> Result<(Option<&'a str>, usize)> {
+    page_with(args, None, usage)
+}
+
+/// As [`page`], with one word more that changes nothing.
+pub fn page_with<'a>(
+    args: &mut Args<'a>,
+    idle: Option<&str>,
+    usage: &'static str,
+) -> Result<(Option<&'a str>, usize)> {
     let (mut after, mut limit) = (None, None);
     while let Some(word) = args.option() {
         match word.as_str() {
             "AFTER" => after = Some(args.text("after")?),
             "LIMIT" => limit = Some(integer("limit", args.text("limit")?)?),
+            other if Some(other) == idle => {}
             other => return Err(unknown_option(other, usage)),
         }
     }

@@ -4,14 +4,14 @@
 use crate::engine;
 use crate::events;
 use crate::guard::caught;
+use crate::item::Item;
 use crate::persist;
 use redis_module::native_types::RedisType;
 use redis_module::{RedisString, logging, raw};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI64, Ordering};
-use tandem_shared::codec::{self, Source};
-use tandem_shared::{Revision, digest};
+use tandem_shared::digest;
 
 /// Format of what follows in RDB; each one ever shipped keeps its reader.
 const ENCODING: i32 = 1;
@@ -53,12 +53,8 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             return null_mut();
         }
         let Ok(buffer) = raw::load_string_buffer(io) else { return null_mut() };
-        match codec::decode(buffer.as_ref(), Source::Own) {
-            Ok(revision) if !revision.head().is_tombstone() => Box::into_raw(Box::new(revision)).cast(),
-            Ok(_) => {
-                logging::log_warning("tandem: a key holds a tombstone");
-                null_mut()
-            }
+        match Item::decode(buffer.as_ref()) {
+            Ok(item) => Box::into_raw(Box::new(item)).cast(),
             Err(error) => {
                 logging::log_warning(format!("tandem: {error}"));
                 null_mut()
@@ -68,14 +64,14 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
 }
 
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    // SAFETY: values of this type are boxed revisions, alive during the callback.
-    let revision = unsafe { &*value.cast::<Revision>() };
-    caught("saving an item", (), || raw::save_slice(io, &codec::encode(revision)));
+    // SAFETY: values of this type are boxed items, alive during the callback.
+    let item = unsafe { &*value.cast::<Item>() };
+    caught("saving an item", (), || raw::save_slice(io, &item.encode()));
 }
 
 unsafe extern "C" fn free(value: *mut c_void) {
     // SAFETY: Redis hands the box back for good. It may run on a background thread: a pure drop.
-    drop(unsafe { Box::from_raw(value.cast::<Revision>()) });
+    drop(unsafe { Box::from_raw(value.cast::<Item>()) });
 }
 
 /// The child that rewrites the AOF, so that each one writes the books once.
@@ -87,21 +83,21 @@ unsafe extern "C" fn aof_rewrite(
     value: *mut c_void,
 ) {
     // SAFETY: as in `rdb_save`.
-    let revision = unsafe { &*value.cast::<Revision>() };
+    let item = unsafe { &*value.cast::<Item>() };
     caught("rewriting an item", (), || {
         let process = i64::from(std::process::id());
         if REWRITER.swap(process, Ordering::Relaxed) != process {
             persist::rewrite_books(aof);
         }
-        persist::emit(aof, &[b"RESTORE", RedisString::string_as_slice(key), &codec::encode(revision)]);
+        persist::emit(aof, &[b"RESTORE", RedisString::string_as_slice(key), &item.encode()]);
     });
 }
 
 unsafe extern "C" fn debug_digest(sink: *mut raw::RedisModuleDigest, value: *mut c_void) {
     // SAFETY: as in `rdb_save`.
-    let revision = unsafe { &*value.cast::<Revision>() };
+    let item = unsafe { &*value.cast::<Item>() };
     caught("DEBUG DIGEST", (), || {
-        let encoded = codec::encode(revision);
+        let encoded = item.encode();
         // SAFETY: the sink is Redis', the buffer outlives the call.
         unsafe {
             if let Some(add) = raw::RedisModule_DigestAddStringBuffer {
@@ -116,7 +112,7 @@ unsafe extern "C" fn debug_digest(sink: *mut raw::RedisModuleDigest, value: *mut
 
 unsafe extern "C" fn unlink2(options: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
     // SAFETY: as in `rdb_save`. After RENAME and MOVE the value lives on, so it is only read.
-    let revision = unsafe { &*value.cast::<Revision>() };
+    let item = unsafe { &*value.cast::<Item>() };
     // SAFETY: the context is Redis'; the name lives as long as the callback.
     let (name, database) = unsafe {
         (
@@ -127,31 +123,32 @@ unsafe extern "C" fn unlink2(options: *mut raw::RedisModuleKeyOptCtx, value: *co
     caught("dropping an item", (), || {
         let Some(name) = name.filter(|name| !name.is_null()) else { return };
         if let Ok(id) = std::str::from_utf8(RedisString::string_as_slice(name)) {
-            events::item_unlinked(database, id, revision);
+            events::item_unlinked(database, id, item);
         }
     });
 }
 
 unsafe extern "C" fn copy2(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
     // SAFETY: as in `rdb_save`.
-    let revision = unsafe { &*value.cast::<Revision>() };
-    caught("copying an item", null_mut(), || Box::into_raw(Box::new(revision.clone())).cast())
+    let item = unsafe { &*value.cast::<Item>() };
+    caught("copying an item", null_mut(), || Box::into_raw(Box::new(item.clone())).cast())
 }
 
 unsafe extern "C" fn mem_usage2(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void, _: usize) -> usize {
     // SAFETY: as in `rdb_save`.
-    let revision = unsafe { &*value.cast::<Revision>() };
+    let item = unsafe { &*value.cast::<Item>() };
+    let revision = &item.revision;
     let content = revision.content().map_or(0, |content| content.bytes().len());
     let audit = revision.audit.as_ref().map_or(0, |audit| audit.as_str().len());
     let state = revision.head().live.map_or(0, |live| live.state.len());
-    size_of::<Revision>() + content + audit + state
+    size_of::<Item>() + content + audit + state
 }
 
 /// Freeing is a few calls, but giving back a large content may be worth a background thread: one unit a page.
 unsafe extern "C" fn free_effort2(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> usize {
     // SAFETY: as in `rdb_save`.
-    let revision = unsafe { &*value.cast::<Revision>() };
-    1 + revision.content().map_or(0, |content| content.bytes().len()) / 4096
+    let item = unsafe { &*value.cast::<Item>() };
+    1 + item.revision.content().map_or(0, |content| content.bytes().len()) / 4096
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {

@@ -7,7 +7,11 @@ use std::ffi::CStr;
 enum Keys {
     None,
     First,
+    /// After the subcommand's name.
+    Second,
     All,
+    /// As many as the first argument says.
+    Counted,
 }
 
 struct Doc {
@@ -18,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 12] = [
+const DOCS: [Doc; 28] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -83,9 +87,121 @@ const DOCS: [Doc; 12] = [
         writes: false,
     },
     Doc {
+        name: c"tandem.merge",
+        summary: c"Applies a JSON merge patch (RFC 7396) to an item",
+        complexity: c"O(log N) and the size of the content",
+        keys: Keys::First,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.mexists",
+        summary: c"Tells of each id whether it exists",
+        complexity: c"O(1) an id",
+        keys: Keys::All,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.status",
+        summary: c"Tells where an item stands: which tiers have it, and what waits",
+        complexity: c"O(log N)",
+        keys: Keys::First,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.mput",
+        summary: c"Writes many items, all or none",
+        complexity: c"O(log N) an item and the size of the contents",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.mremove",
+        summary: c"Deletes many items, all or none",
+        complexity: c"O(log N) an id",
+        keys: Keys::Counted,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.batch",
+        summary: c"Runs puts, merges, deletions and changes of state, all or none",
+        complexity: c"O(log N) an operation and the size of the contents",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.removeprefix",
+        summary: c"Deletes the items under a prefix, here and in Postgres",
+        complexity: c"O(log N) an item",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.state",
+        summary: c"Items by their state",
+        complexity: c"Depends on the subcommand",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.state|list",
+        summary: c"Returns the ids that have a state in byte order, a page at a time",
+        complexity: c"O(log N) and the page",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.state|get",
+        summary: c"Returns the items that have a state in byte order, a page at a time",
+        complexity: c"O(log N) and the page",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.state|count",
+        summary: c"Counts the items that have a state",
+        complexity: c"O(1)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.state|has",
+        summary: c"Tells whether an item has a state",
+        complexity: c"O(1)",
+        keys: Keys::Second,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.state|set",
+        summary: c"Gives an item another state",
+        complexity: c"O(log N)",
+        keys: Keys::Second,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.state|move",
+        summary: c"Moves an item from one state to another, if it is in the one",
+        complexity: c"O(log N)",
+        keys: Keys::Second,
+        writes: true,
+    },
+    Doc {
+        name: c"tandem.state|remove",
+        summary: c"Deletes the items that have a state",
+        complexity: c"O(log N) an item",
+        keys: Keys::None,
+        writes: true,
+    },
+    Doc {
         name: c"tandem.verify",
         summary: c"Recounts the database and compares it with the index",
         complexity: c"O(N log N)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
+        name: c"tandem.wait",
+        summary: c"Waits until the links have taken all writes before; returns how many have",
+        complexity: c"O(1)",
         keys: Keys::None,
         writes: false,
     },
@@ -132,7 +248,28 @@ fn set(context: &Context, doc: &Doc) -> bool {
         let command = raw::RedisModule_GetCommand.map(|get| get(context.get_raw(), doc.name.as_ptr()));
         command.and_then(|command| raw::RedisModule_SetCommandInfo.map(|set| set(command, &raw const info)))
     };
+    set_categories(context, doc);
     status == Some(raw::Status::Ok as i32)
+}
+
+/// Puts the command into ACL categories, where the server knows them for modules (Redis 7.2 on). On 7.0 each command
+/// is granted by name.
+fn set_categories(context: &Context, doc: &Doc) {
+    let is_ours = [c"tandem.link", c"tandem.effect"].contains(&doc.name);
+    let categories = match (is_ours, doc.writes) {
+        (true, _) => c"admin dangerous",
+        (false, true) => c"write",
+        (false, false) => c"read",
+    };
+    // SAFETY: the command was registered before; the strings are literals, which Redis copies.
+    let done = unsafe {
+        let command = raw::RedisModule_GetCommand.map(|get| get(context.get_raw(), doc.name.as_ptr()));
+        let set = raw::RedisModule_SetCommandACLCategories;
+        command.and_then(|command| set.map(|set| set(command, categories.as_ptr())))
+    };
+    if done.is_some_and(|done| done != raw::Status::Ok as i32) {
+        context.log_warning(&format!("tandem: {:?} is in no ACL category", doc.name));
+    }
 }
 
 fn key_specs(doc: &Doc) -> Vec<raw::RedisModuleCommandKeySpec> {
@@ -148,11 +285,20 @@ fn key_specs(doc: &Doc) -> Vec<raw::RedisModuleCommandKeySpec> {
         };
         spec.flags = access.into();
         spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
-        spec.bs.index.pos = 1;
-        spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-        let lastkey = if matches!(doc.keys, Keys::All) { -1 } else { 0 };
-        spec.fk.range =
-            raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey, keystep: 1, limit: 0 };
+        spec.bs.index.pos = if matches!(doc.keys, Keys::Second) { 2 } else { 1 };
+        if matches!(doc.keys, Keys::Counted) {
+            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+            spec.fk.keynum = raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 {
+                keynumidx: 0,
+                firstkey: 1,
+                keystep: 1,
+            };
+        } else {
+            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+            let lastkey = if matches!(doc.keys, Keys::All) { -1 } else { 0 };
+            spec.fk.range =
+                raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey, keystep: 1, limit: 0 };
+        }
         specs.push(spec);
     }
     specs.push(zeroed());

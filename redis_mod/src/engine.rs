@@ -7,13 +7,15 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
-use tandem_shared::{Digest, DigestKey, Error, Result, Revision, Version};
+use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
 /// What is known of one Redis database beyond its keys.
 #[derive(Default)]
 pub struct Database {
-    /// Ids and digests of exactly the items in the keyspace.
+    /// Ids, digests and states of exactly the shared items in the keyspace.
     pub index: Index,
+    /// The same of the items that stay in this tier.
+    pub locals: Index,
     /// Removed ids.
     pub tombstones: BTreeMap<Box<str>, Revision>,
     /// What the links have not taken yet.
@@ -23,11 +25,57 @@ pub struct Database {
 }
 
 impl Database {
-    /// An item is in the keyspace with this digest.
-    pub fn inserted(&mut self, id: &str, version: Version, digest: Digest) {
-        self.index.insert(id, digest);
-        self.version_high = self.version_high.max(Some(version));
+    /// An item is in the keyspace, under this digest.
+    pub fn inserted(&mut self, id: &str, item: &Head<'_>, digest: Digest) {
+        let Some(live) = item.live else { return };
+        if live.local {
+            self.locals.insert(id, digest, live.state);
+            return;
+        }
+        self.index.insert(id, digest, live.state);
+        self.version_high = self.version_high.max(Some(item.version));
+        if !self.locals.is_empty() {
+            self.locals.remove(id);
+        }
     }
+
+    /// An item has left the keyspace.
+    pub fn left(&mut self, id: &str, local: bool) {
+        if local {
+            self.locals.remove(id)
+        } else {
+            self.index.remove(id)
+        };
+    }
+
+    /// Ids of a range, shared and local, in byte order; of one state if one is named.
+    pub fn page(&self, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
+        let of = |index: &Index| -> Vec<String> {
+            let ids: Box<dyn Iterator<Item = (&str, Digest)>> = match state {
+                Some(state) => Box::new(index.page_in_state(range, state, limit)),
+                None => Box::new(index.page(range, limit)),
+            };
+            ids.map(|(id, _)| id.to_owned()).collect()
+        };
+        let mut ids = of(&self.index);
+        if !self.locals.is_empty() {
+            ids.extend(of(&self.locals));
+            ids.sort_unstable();
+            ids.truncate(limit);
+        }
+        ids
+    }
+}
+
+/// How often evicted items had been read: whether the memory limit throws out what is in use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Evictions {
+    /// Items evicted.
+    pub items: u64,
+    /// Of these, items that had never been read here.
+    pub unread: u64,
+    /// Reads of all of them together.
+    pub reads: u64,
 }
 
 /// State of the whole module.
@@ -46,6 +94,12 @@ pub struct Engine {
     pub own_write: bool,
     /// Panics caught since the start.
     pub panics: u64,
+    /// Evictions since the start.
+    pub evictions: Evictions,
+    /// Id and reads of the item that left its key last: an eviction is announced after it.
+    pub last_left: Option<(Box<str>, u64)>,
+    /// Length to which the CDC stream of a database is cut, 0 for no stream.
+    pub cdc_length_max: u64,
 }
 
 thread_local! {
@@ -57,6 +111,9 @@ thread_local! {
         databases: HashMap::new(),
         own_write: false,
         panics: 0,
+        evictions: Evictions::default(),
+        last_left: None,
+        cdc_length_max: 0,
     });
 }
 

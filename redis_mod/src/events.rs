@@ -4,16 +4,18 @@
 
 use crate::engine;
 use crate::guard::caught;
+use crate::item::Item;
 use crate::keys;
 use crate::store::selected;
 use crate::{blocked, pending};
 use redis_module::{Context, NotifyEvent, RedisString, raw};
-use tandem_shared::{Revision, codec};
+use tandem_shared::codec;
 
 /// A key was added, or a copy expired.
 pub fn on_keyspace(context: &Context, _: NotifyEvent, event: &str, key: &[u8]) {
     match event {
         "new" | "loaded" => caught("an added key", (), || added(context, key, event == "new")),
+        "evicted" => caught("an evicted key", (), || evicted(key)),
         "expired" => caught("an expired key", (), || expired(context, key)),
         _ => {}
     }
@@ -26,14 +28,14 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
     let Ok(id) = std::str::from_utf8(key) else { return };
     let database = selected(context);
     let name = RedisString::create_from_slice(context.get_raw(), key);
-    let found = keys::with_named_item(context, id, &name, keys::look(), |revision| {
+    let found = keys::with_named_item(context, id, &name, keys::look(), |item| {
         engine::with(|engine| {
-            let digest = revision.digest(&engine.key, id);
+            let digest = item.revision.digest(&engine.key, id);
             let database = engine.databases.entry(database).or_default();
             if let Some(digest) = digest {
-                database.inserted(id, revision.version, digest);
+                database.inserted(id, &item.head(), digest);
             }
-            if is_new {
+            if is_new && !item.local {
                 // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.
                 database.pending.written(id, None, None);
             }
@@ -50,15 +52,30 @@ fn expired(context: &Context, key: &[u8]) {
     let _ = engine::with_database(selected(context), |database| database.pending.settled(id));
 }
 
+/// Tells how much an evicted item was in use.
+fn evicted(key: &[u8]) {
+    let _ = engine::with(|engine| {
+        if let Some((_, reads)) = engine.last_left.take().filter(|(id, _)| id.as_bytes() == key) {
+            engine.evictions.items += 1;
+            engine.evictions.unread += u64::from(reads == 0);
+            engine.evictions.reads += reads;
+        }
+    });
+}
+
 /// An item leaves its key; its value is only looked at.
-pub fn item_unlinked(database: i32, id: &str, revision: &Revision) {
+pub fn item_unlinked(database: i32, id: &str, item: &Item) {
     let waits = engine::with(|engine| {
         if engine.own_write {
             return false;
         }
+        engine.last_left = Some((id.into(), item.accesses()));
         let database = engine.databases.entry(database).or_default();
-        database.index.remove(id);
-        database.pending.dropped(id, revision.version, || codec::encode(revision));
+        database.left(id, item.local);
+        if item.local {
+            return false;
+        }
+        database.pending.dropped(id, item.revision.version, || codec::encode(&item.revision));
         database.pending.has_links()
     });
     if matches!(waits, Ok(true)) {
@@ -113,6 +130,7 @@ fn everything_leaves(context: &Context, database: i32) {
     let _ = engine::with_database(database, |database| {
         let had_items = !database.index.is_empty();
         database.index.clear();
+        database.locals.clear();
         if let Some(version) = database.version_high.filter(|_| had_items) {
             database.pending.everything_dropped(version);
         }
@@ -130,7 +148,7 @@ fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
     let before = selected(context);
     select(context, keyspace);
     for id in waiting.unwrap_or_default() {
-        let encoded = keys::with_item(context, &id, keys::look(), codec::encode);
+        let encoded = keys::with_item(context, &id, keys::look(), |item| codec::encode(&item.revision));
         if let Ok(Some(encoded)) = encoded {
             let _ = engine::with_database(database, |database| database.pending.keep_aside(&id, encoded));
         }
@@ -167,6 +185,7 @@ unsafe extern "C" fn on_swap(
             let mut a = engine.databases.remove(&first).unwrap_or_default();
             let mut b = engine.databases.remove(&second).unwrap_or_default();
             std::mem::swap(&mut a.index, &mut b.index);
+            std::mem::swap(&mut a.locals, &mut b.locals);
             std::mem::swap(&mut a.tombstones, &mut b.tombstones);
             let version_high = a.version_high.max(b.version_high);
             for database in [&mut a, &mut b] {

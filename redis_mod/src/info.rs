@@ -13,19 +13,26 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         context.add_info_field_long_long("content_bytes_max", engine.content_bytes_max as i64);
         context.add_info_field_long_long("pending_bytes_max", engine.pending_bytes_max as i64);
         context.add_info_field_long_long("panics", engine.panics as i64);
+        context.add_info_field_long_long("evicted_items", engine.evictions.items as i64);
+        context.add_info_field_long_long("evicted_unread_items", engine.evictions.unread as i64);
+        context.add_info_field_long_long("evicted_reads", engine.evictions.reads as i64);
+        context.add_info_field_long_long("cdc_maxlen", engine.cdc_length_max as i64);
         let mut numbers: Vec<_> = engine.databases.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
             let Some(database) = engine.databases.get(&number) else { continue };
             let root = database.index.root().node_hash().unwrap_or_default();
             let line = format!(
-                "items={},tombstones={},links={},pending={},pending_bytes={},index_bytes={},root={root}",
+                "items={},local_items={},states={},tombstones={},links={},pending={},pending_bytes={},\
+                 index_bytes={},root={root}",
                 database.index.len(),
+                database.locals.len(),
+                database.index.states().count(),
                 database.tombstones.len(),
                 database.pending.links().count(),
                 database.pending.len(),
                 database.pending.bytes(),
-                database.index.memory_bytes(),
+                database.index.memory_bytes() + database.locals.memory_bytes(),
             );
             context.add_info_field_str(&format!("db{number}"), &line);
         }

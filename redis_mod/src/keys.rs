@@ -1,11 +1,12 @@
-//! The only file that opens keys. Values of our type are `Revision`s, live ones only.
+//! The only file that opens keys. Values of our type are boxed [`Item`]s.
 
 use crate::datatype::ITEM_TYPE;
+use crate::item::Item;
 use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, raw};
 use std::ptr::NonNull;
 use tandem_shared::error::shown;
-use tandem_shared::{Error, Result, Revision};
+use tandem_shared::{Error, Result};
 
 /// A key open for writing. Redis announces the change (WATCH, client tracking) when it is closed.
 pub struct WritableKey {
@@ -28,23 +29,23 @@ impl WritableKey {
         Ok(key)
     }
 
-    /// The revision stored.
-    pub fn revision(&self) -> Option<&Revision> {
+    /// The item stored.
+    pub fn item(&self) -> Option<&Item> {
         // SAFETY: `open` checked that the key is empty or of our type; the value lives until the key is changed,
         // which takes `&mut self`.
         unsafe { value_of(self.key).map(|value| &*value) }
     }
 
-    /// Stores a revision: in place over an existing one (no callback fires and the time to live stays), as a new
-    /// value otherwise.
-    pub fn set(&mut self, revision: Revision) -> Result<()> {
-        // SAFETY: as in `revision`; `&mut self` makes this the only reference.
-        if let Some(value) = unsafe { value_of(self.key) } {
-            // SAFETY: see above.
-            unsafe { *value = revision };
+    /// Stores an item: in place over an existing one (no callback fires and the time to live stays), as a new value
+    /// otherwise.
+    pub fn set(&mut self, item: Item) -> Result<()> {
+        // SAFETY: as in `item`; `&mut self` makes this the only reference.
+        if let Some(value) = unsafe { value_of(self.key).map(|value| &mut *value) } {
+            item.accessed_like(value);
+            *value = item;
             return Ok(());
         }
-        let value = Box::into_raw(Box::new(revision));
+        let value = Box::into_raw(Box::new(item));
         let raw_type = *ITEM_TYPE.raw_type.borrow();
         // SAFETY: the key is open for writing and empty, the type is registered; on success Redis owns the value.
         let status = unsafe {
@@ -98,7 +99,7 @@ pub fn with_item<T>(
     context: &Context,
     id: &str,
     flags: KeyFlags,
-    work: impl FnOnce(&Revision) -> T,
+    work: impl FnOnce(&Item) -> T,
 ) -> Result<Option<T>> {
     let name = RedisString::create_from_slice(context.get_raw(), id.as_bytes());
     with_named_item(context, id, &name, flags, work)
@@ -110,7 +111,7 @@ pub fn with_named_item<T>(
     id: &str,
     name: &RedisString,
     flags: KeyFlags,
-    work: impl FnOnce(&Revision) -> T,
+    work: impl FnOnce(&Item) -> T,
 ) -> Result<Option<T>> {
     // The crate's key closes itself when it is taken apart (2.0.8), so the raw call it is.
     let mode = raw::REDISMODULE_READ as i32 | flags.bits();
@@ -168,8 +169,8 @@ fn kind_of(key: *mut raw::RedisModuleKey, id: &str) -> Result<Kind> {
 
 /// # Safety
 /// The key must be open and empty or of our type.
-unsafe fn value_of(key: *mut raw::RedisModuleKey) -> Option<*mut Revision> {
-    // SAFETY: values of our type are boxed revisions (`WritableKey::set`, `datatype::rdb_load`).
+unsafe fn value_of(key: *mut raw::RedisModuleKey) -> Option<*mut Item> {
+    // SAFETY: values of our type are boxed items (`WritableKey::set`, `datatype::rdb_load`).
     let value = unsafe { raw::RedisModule_ModuleTypeGetValue.map(|get| get(key)) }?;
     if value.is_null() { None } else { Some(value.cast()) }
 }

@@ -13,9 +13,13 @@ mod args;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod blocked;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod cdc;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod commands;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod datatype;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod decide;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod docs;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
@@ -26,6 +30,8 @@ mod events;
 mod guard;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod info;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod item;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod keys;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
@@ -38,8 +44,10 @@ mod reply;
 mod settings;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod store;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod waiting;
 
-use commands::{effect, items, link, merkle};
+use commands::{batches, effect, items, link, merkle, pages, states, wait};
 use datatype::ITEM_TYPE;
 use events::on_keyspace;
 use guard::command;
@@ -60,7 +68,10 @@ const ALLOCATOR: Allocator = redis_module::alloc::RedisAlloc;
 fn init(context: &Context, _: &[RedisString]) -> Status {
     // Errors while loading are errors, not an exit; and a full sync then may come without a file.
     context.set_module_options(ModuleOptions::HANDLE_IO_ERRORS);
-    if settings::install(context).is_err() || events::subscribe(context).is_none() || !docs::register(context)
+    if settings::install(context).is_err()
+        || events::subscribe(context).is_none()
+        || !states::register(context)
+        || !docs::register(context)
     {
         context.log_warning("tandem: this server lacks an API the module needs; Redis 7.0.1 or later has it");
         return Status::Err;
@@ -77,24 +88,33 @@ redis_module! {
     info: info,
     commands: [
         ["tandem.put", command(items::put), "write deny-oom", 1, 1, 1, ""],
+        ["tandem.merge", command(items::merge), "write deny-oom", 1, 1, 1, ""],
         ["tandem.get", command(items::get), "readonly fast", 1, 1, 1, ""],
         ["tandem.mget", command(items::mget), "readonly", 1, -1, 1, ""],
         ["tandem.exists", command(items::exists), "readonly fast", 1, -1, 1, ""],
+        ["tandem.mexists", command(items::mexists), "readonly fast", 1, -1, 1, ""],
         ["tandem.remove", command(items::remove), "write", 1, 1, 1, ""],
+        ["tandem.status", command(items::status), "readonly fast", 1, 1, 1, ""],
         ["tandem.apply", command(items::apply), "write deny-oom", 1, 1, 1, ""],
-        ["tandem.scan", command(items::scan), "readonly", 0, 0, 0, ""],
-        ["tandem.count", command(items::count), "readonly fast", 0, 0, 0, ""],
+        ["tandem.mput", command(batches::mput), "write deny-oom getkeys-api", 0, 0, 0, ""],
+        ["tandem.mremove", command(batches::mremove), "write", 0, 0, 0, ""],
+        ["tandem.batch", command(batches::batch), "write deny-oom", 0, 0, 0, ""],
+        ["tandem.scan", command(pages::scan), "readonly", 0, 0, 0, ""],
+        ["tandem.count", command(pages::count), "readonly fast", 0, 0, 0, ""],
+        ["tandem.removeprefix", command(pages::remove_prefix), "write", 0, 0, 0, ""],
         ["tandem.merkle", command(merkle::merkle), "readonly", 0, 0, 0, ""],
         ["tandem.verify", command(merkle::verify), "readonly", 0, 0, 0, ""],
+        ["tandem.wait", command(wait::wait), "readonly", 0, 0, 0, ""],
         ["tandem.link", command(link::link), "write deny-oom deny-script", 0, 0, 0, ""],
         ["tandem.effect", command(effect::effect), "write deny-script", 0, 0, 0, ""],
     ],
     event_handlers: [
-        [@NEW @LOADED @EXPIRED: on_keyspace],
+        [@NEW @LOADED @EXPIRED @EVICTED: on_keyspace],
     ],
     configurations: [
         i64: [
             ["content-bytes-max", &*settings::CONTENT_BYTES_MAX, settings::CONTENT_BYTES_DEFAULT, 1, settings::CONTENT_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
+            ["cdc-maxlen", &*settings::CDC_LENGTH_MAX, 0, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["pending-bytes-max", &*settings::PENDING_BYTES_MAX, settings::PENDING_BYTES_DEFAULT, 1024, i64::MAX, settings::CHANGEABLE, Some(Box::new(settings::changed))],
         ],
         string: [

@@ -5,8 +5,9 @@
 //!
 //! No Redis type here: the rules are tested without a server.
 
-use std::collections::{BTreeMap, HashMap};
-use tandem_shared::Version;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use tandem_shared::{Range, Version};
 
 /// The id under which "every copy was dropped" waits: no item can have it.
 pub const EVERYTHING: &str = "";
@@ -32,7 +33,7 @@ pub struct Waiting {
 pub struct Pending {
     last_seq: u64,
     by_seq: BTreeMap<u64, Waiting>,
-    by_id: HashMap<Box<str>, u64>,
+    by_id: BTreeMap<Box<str>, u64>,
     links: BTreeMap<Box<str>, u64>,
     bytes: usize,
 }
@@ -71,6 +72,14 @@ impl Pending {
     /// The waiting entry of an id.
     pub fn get(&self, id: &str) -> Option<&Waiting> {
         self.by_seq.get(self.by_id.get(id)?)
+    }
+
+    /// Ids that wait, in byte order.
+    pub fn ids(&self, range: &Range) -> impl Iterator<Item = &str> {
+        let start = range.start.as_str().max("\u{1}");
+        let ids = self.by_id.range::<str, _>((Bound::Included(start), Bound::Unbounded));
+        let end = range.end.clone();
+        ids.map(|(id, _)| id.as_ref()).take_while(move |id| end.as_deref().is_none_or(|end| *id < end))
     }
 
     /// All entries after `seq`, in order.

@@ -1,9 +1,11 @@
 //! Replies. Records are written with the raw calls in a fixed field order: maps under RESP3, flat arrays under
 //! RESP2, and no copy of the payload.
 
+use crate::decide::Answer;
+use crate::item::Item;
 use redis_module::{Context, raw};
 use std::ffi::{CString, c_char, c_long};
-use tandem_shared::{Body, Digest, DigestKey, Error, Revision};
+use tandem_shared::{Body, Digest, DigestKey, Error};
 
 /// `CODE message` as Redis shows it.
 pub fn error_text(error: &Error) -> String {
@@ -62,6 +64,14 @@ impl Reply {
         raw::reply_with_long_long(self.context, i64::try_from(number).unwrap_or(i64::MAX));
     }
 
+    /// An integer, or nil.
+    pub fn integer_or_null(self, number: Option<u64>) {
+        match number {
+            Some(number) => self.integer(number),
+            None => self.null(),
+        }
+    }
+
     /// Nil.
     pub fn null(self) {
         raw::reply_with_null(self.context);
@@ -88,8 +98,22 @@ impl Reply {
         }
     }
 
+    /// What a write is answered with.
+    pub fn answer(self, answer: &Answer) {
+        self.map(4);
+        self.bulk("version");
+        self.integer(answer.version);
+        self.bulk("etag");
+        self.hex_or_null(answer.etag.as_ref());
+        self.bulk("hash");
+        self.hex_or_null(answer.hash.map(|hash| Digest(hash.0)).as_ref());
+        self.bulk("changed");
+        self.integer(u64::from(answer.changed));
+    }
+
     /// An item record (docs/surface.md).
-    pub fn item(self, key: &DigestKey, id: &str, revision: &Revision) {
+    pub fn item(self, key: &DigestKey, id: &str, item: &Item) {
+        let revision = &item.revision;
         let Body::Live { state, content } = &revision.body else { return self.null() };
         let etag = key.digest(
             revision.version.get(),
@@ -117,6 +141,14 @@ impl Reply {
         self.hex(&etag);
         self.bulk("audit");
         self.bulk_or_null(revision.audit.as_ref().map(|audit| audit.as_str()));
+    }
+
+    /// As [`Reply::hex`], or nil.
+    pub fn hex_or_null(self, digest: Option<&Digest>) {
+        match digest {
+            Some(digest) => self.hex(digest),
+            None => self.null(),
+        }
     }
 
     /// 32 bytes as 64 hex digits.

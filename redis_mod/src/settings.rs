@@ -12,6 +12,8 @@ use tandem_shared::{DigestKey, Result};
 pub const CONTENT_BYTES_DEFAULT: i64 = CONTENT_LIMIT as i64;
 /// Default of `tandem.pending-bytes-max`.
 pub const PENDING_BYTES_DEFAULT: i64 = 256 * 1024 * 1024;
+/// A number that may be changed at run time.
+pub const CHANGEABLE_NUMBER: ConfigurationFlags = ConfigurationFlags::DEFAULT;
 /// A size that may be changed at run time.
 pub const CHANGEABLE: ConfigurationFlags = ConfigurationFlags::MEMORY;
 /// The secret is set at start, and CONFIG GET does not show it in logs.
@@ -22,6 +24,8 @@ pub const FIXED_SECRET: ConfigurationFlags =
 pub static CONTENT_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(CONTENT_BYTES_DEFAULT));
 /// Bound of what may wait for links in one database, in bytes.
 pub static PENDING_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PENDING_BYTES_DEFAULT));
+/// Length to which `tandem:cdc` is cut, 0 for no stream.
+pub static CDC_LENGTH_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(0));
 /// The secret that the digest key is derived from.
 pub static DIGEST_SECRET: LazyLock<RedisGILGuard<String>> = LazyLock::new(RedisGILGuard::default);
 
@@ -35,6 +39,7 @@ fn take_sizes() -> Result<()> {
     engine::with(|engine| {
         engine.content_bytes_max = bytes(&CONTENT_BYTES_MAX);
         engine.pending_bytes_max = bytes(&PENDING_BYTES_MAX);
+        engine.cdc_length_max = u64::try_from(CDC_LENGTH_MAX.load(Ordering::Relaxed)).unwrap_or(0);
     })
 }
 

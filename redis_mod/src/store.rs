@@ -1,14 +1,19 @@
-//! A decided revision goes into keyspace, index, tombstones and the links' books, and out to replicas and the
-//! AOF as its effect.
+//! A decided change goes into keyspace, index, tombstones and the links' books, and out to replicas and the AOF
+//! as its effect.
 
 use crate::blocked;
+use crate::cdc;
+use crate::decide::{Answer, Change, Current, Planned, plan};
 use crate::engine::{self, OwnWrite};
+use crate::item::Item;
 use crate::keys::{self, WritableKey};
 use redis_module::{Context, NotifyEvent, RedisString, raw};
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::codec;
-use tandem_shared::decide::{Applied, Decision, Outcome, decide_apply};
-use tandem_shared::{Digest, Error, Head, Result, Revision, Timestamp};
+use tandem_shared::decide::{Applied, Outcome, decide_apply};
+use tandem_shared::request::Operation;
+use tandem_shared::{DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp};
 
 /// Who brings a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,37 +47,120 @@ pub fn now() -> Result<Timestamp> {
     Timestamp::new(since.map_or(0, |since| since.as_millis() as i128))
 }
 
-/// Decides and stores a put or a removal of one id. `decide` gets the current revision, a tombstone, or the
-/// version that a dropped copy had. Returns the revision now current and whether it was written.
-pub fn write<T>(
-    context: &Context,
-    id: &str,
-    name: &RedisString,
-    ttl: Ttl,
-    decide: impl FnOnce(Option<&Head<'_>>) -> Result<Decision>,
-    answer: impl FnOnce(&Revision, bool) -> T,
-) -> Result<Option<T>> {
+/// One operation on one id.
+pub struct Asked<'a> {
+    /// The id.
+    pub id: &'a str,
+    /// The key's name.
+    pub name: &'a RedisString,
+    /// What to do.
+    pub operation: Operation,
+    /// What becomes of the time to live.
+    pub ttl: Ttl,
+}
+
+/// Where a change is to happen.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    context: &'a Context,
+    database: i32,
+    id: &'a str,
+    name: &'a RedisString,
+}
+
+/// Decides and stores one operation.
+pub fn write(context: &Context, asked: Asked<'_>) -> Result<Answer> {
     let database = selected(context);
-    let mut key = WritableKey::open(context, id, name)?;
-    let decision = match key.revision() {
-        Some(revision) => decide(Some(&revision.head()))?,
-        None => with_absent_head(database, id, decide)??,
+    let place = Place { context, database, id: asked.id, name: asked.name };
+    let (digest_key, now) = (digest_key()?, now()?);
+    let mut key = WritableKey::open(context, asked.id, asked.name)?;
+    let (planned, answer) = match key.item() {
+        Some(item) => plan(&digest_key, asked.id, Current::Item(item), asked.operation, now)?,
+        None => with_absent(database, asked.id, |head| {
+            plan(&digest_key, asked.id, Current::Absent(head), asked.operation, now)
+        })??,
     };
-    match decision {
-        Decision::Unchanged => {
-            let had = key.expires_at();
-            if key.revision().is_some() && (matches!(ttl, Ttl::After(_)) || (ttl == Ttl::Clear && had >= 0)) {
-                set_ttl(&mut key, ttl);
-                replicate_expiry(context, name, &key);
-            }
-            Ok(key.revision().map(|revision| answer(revision, false)))
-        }
-        Decision::Write(revision) => {
+    match planned {
+        None => refresh_ttl(place, &mut key, asked.ttl),
+        Some(planned) => {
             check_backpressure(database)?;
-            let result = answer(&revision, true);
-            store(context, database, (id, name), &mut key, revision, ttl, Writer::Client)?;
-            Ok(Some(result))
+            if commit(place, &mut key, planned, asked.ttl, Writer::Client)? {
+                blocked::wake(database);
+            }
         }
+    }
+    Ok(answer)
+}
+
+/// Decides all operations before the first is stored: a refusal, which names the operation, changes nothing. An id
+/// that occurs twice is decided the second time on what the first leaves.
+pub fn write_all(context: &Context, batch: Vec<Asked<'_>>) -> Result<Vec<Answer>> {
+    let database = selected(context);
+    let (digest_key, now) = (digest_key()?, now()?);
+    check_backpressure(database)?;
+    let mut answers = Vec::with_capacity(batch.len());
+    let mut changes: Vec<(&str, &RedisString, Ttl, Planned)> = Vec::new();
+    let mut unchanged: Vec<(&str, &RedisString, Ttl)> = Vec::new();
+    // Places in `changes` of what an operation before this one leaves of the id.
+    let mut latest: HashMap<&str, usize> = HashMap::new();
+    for (index, asked) in batch.into_iter().enumerate() {
+        let Asked { id, name, operation, ttl } = asked;
+        let before = latest.get(id).and_then(|at| changes.get(*at)).map(|(_, _, _, planned)| &planned.change);
+        let decided = match before {
+            Some(Change::Store(item)) => plan(&digest_key, id, Current::Item(item), operation, now),
+            Some(Change::Remove(tombstone)) => {
+                plan(&digest_key, id, Current::Absent(Some(&tombstone.head())), operation, now)
+            }
+            Some(Change::Drop) => with_absent(database, id, |head| {
+                plan(&digest_key, id, Current::Absent(head), operation, now)
+            })?,
+            None => decide_stored(context, database, (id, name), &digest_key, operation, now),
+        };
+        let (planned, answer) = decided.map_err(|error| error.at_item(index, id))?;
+        answers.push(answer);
+        match planned {
+            Some(planned) => {
+                latest.insert(id, changes.len());
+                changes.push((id, name, ttl, planned));
+            }
+            None => unchanged.push((id, name, ttl)),
+        }
+    }
+    let mut waits = false;
+    for (id, name, ttl, planned) in changes {
+        let mut key = WritableKey::open(context, id, name)?;
+        waits |= commit(Place { context, database, id, name }, &mut key, planned, ttl, Writer::Client)?;
+    }
+    for (id, name, ttl) in unchanged.into_iter().filter(|(_, _, ttl)| *ttl != Ttl::Keep) {
+        let mut key = WritableKey::open(context, id, name)?;
+        refresh_ttl(Place { context, database, id, name }, &mut key, ttl);
+    }
+    if waits {
+        blocked::wake(database);
+    }
+    Ok(answers)
+}
+
+/// Decides on what the keyspace holds.
+fn decide_stored(
+    context: &Context,
+    database: i32,
+    (id, name): (&str, &RedisString),
+    digest_key: &DigestKey,
+    operation: Operation,
+    now: Timestamp,
+) -> Result<(Option<Planned>, Answer)> {
+    let mut operation = Some(operation);
+    let flags = redis_module::key::KeyFlags::NOTOUCH;
+    let found = keys::with_named_item(context, id, name, flags, |item| {
+        operation.take().map(|operation| plan(digest_key, id, Current::Item(item), operation, now))
+    })?;
+    match (found.flatten(), operation) {
+        (Some(decided), _) => decided,
+        (None, Some(operation)) => {
+            with_absent(database, id, |head| plan(digest_key, id, Current::Absent(head), operation, now))?
+        }
+        (None, None) => Err(Error::corrupt("batch", "an operation was decided twice")),
     }
 }
 
@@ -81,8 +169,9 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     let database = selected(context);
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
-    let digest_key = engine::with(|engine| engine.key.clone())?;
-    let applied = match key.revision() {
+    let digest_key = digest_key()?;
+    // What is shared takes the place of a local item.
+    let applied = match key.item().filter(|item| !item.local) {
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
             let current = database.tombstones.get(id).map(Revision::head);
@@ -94,7 +183,11 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
             if applied.conflict && writer != Writer::Client {
                 keep_loser(database, id, &key)?;
             }
-            store(context, database, (id, &name), &mut key, revision, Ttl::Keep, writer)?;
+            let planned = Planned::of(&digest_key, id, revision);
+            let place = Place { context, database, id, name: &name };
+            if commit(place, &mut key, planned, Ttl::Keep, writer)? {
+                blocked::wake(database);
+            }
         }
         Outcome::Stale => {
             // The link offers less than is here: it must have missed this revision.
@@ -107,115 +200,136 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
 }
 
 /// Stores the effect of a command that ran on the master or before the restart: nothing is decided again.
-pub fn replay(
-    context: &Context,
-    id: &str,
-    revision: Revision,
-    seq: Option<u64>,
-    writer: Writer<'_>,
-) -> Result<()> {
+/// `seq` is its number in the links' books, `None` for a local item.
+pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64, Writer<'_>)>) -> Result<()> {
     let database = selected(context);
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
-    put_in_place(database, id, &mut key, revision)?;
-    let origin = origin_of(writer);
-    engine::with_database(database, |database| database.pending.written(id, origin, seq))?;
+    put_in_place(database, id, &mut key, planned)?;
+    if let Some((seq, writer)) = books {
+        let (origin, seq) = (origin_of(writer), Some(seq).filter(|seq| *seq > 0));
+        engine::with_database(database, |database| database.pending.written(id, origin, seq))?;
+    }
     Ok(())
 }
 
 /// Puts an item into the keyspace as a file had it, with no word to the links.
-pub fn restore(context: &Context, id: &str, revision: Revision) -> Result<()> {
+pub fn restore(context: &Context, id: &str, item: Item) -> Result<()> {
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
-    put_in_place(selected(context), id, &mut key, revision)
+    let digest = engine::with(|engine| item.revision.digest(&engine.key, id))?;
+    put_in_place(selected(context), id, &mut key, Planned { change: Change::Store(item), digest })
 }
 
-fn with_absent_head<T>(
-    database: i32,
-    id: &str,
-    decide: impl FnOnce(Option<&Head<'_>>) -> Result<T>,
-) -> Result<Result<T>> {
+/// Key of all digests.
+pub fn digest_key() -> Result<DigestKey> {
+    engine::with(|engine| engine.key.clone())
+}
+
+/// Gives `work` what is known of an id that is not in the keyspace: its tombstone, or the version that a dropped copy
+/// had, from which a new write counts on; else it would lose against what the link already took.
+fn with_absent<T>(database: i32, id: &str, work: impl FnOnce(Option<&Head<'_>>) -> T) -> Result<T> {
     engine::with_database(database, |database| {
         if let Some(tombstone) = database.tombstones.get(id) {
-            return decide(Some(&tombstone.head()));
+            return work(Some(&tombstone.head()));
         }
-        // A dropped copy counts on, else the new write would lose against what the link already took.
         match database.pending.dropped_version(id) {
             Some(version) => {
-                let timestamp = Timestamp::new(0)?;
-                decide(Some(&Head { version, timestamp, audit: None, live: None }))
+                let timestamp = Timestamp::EPOCH;
+                work(Some(&Head { version, timestamp, audit: None, live: None::<LiveHead<'_>> }))
             }
-            None => decide(None),
+            None => work(None),
         }
     })
 }
 
-fn store(
-    context: &Context,
-    database: i32,
-    (id, name): (&str, &RedisString),
+/// Stores a change and tells of it. Returns whether a link waits for it.
+fn commit(
+    place: Place<'_>,
     key: &mut WritableKey,
-    revision: Revision,
+    planned: Planned,
     ttl: Ttl,
     writer: Writer<'_>,
-) -> Result<()> {
-    let encoded = codec::encode(&revision);
-    let live = !revision.head().is_tombstone();
-    put_in_place(database, id, key, revision)?;
+) -> Result<bool> {
+    let Place { context, database, id, name } = place;
+    let (kind, encoded) = match &planned.change {
+        Change::Store(item) if item.local => (c"LOCAL", codec::encode(&item.revision)),
+        Change::Store(item) => (kind_of(writer), codec::encode(&item.revision)),
+        Change::Remove(tombstone) => (kind_of(writer), codec::encode(tombstone)),
+        Change::Drop => {
+            put_in_place(database, id, key, planned)?;
+            context.replicate("DEL", &[name.as_slice()]);
+            return Ok(false);
+        }
+    };
+    let local = kind == c"LOCAL";
+    let live = matches!(planned.change, Change::Store(_));
+    put_in_place(database, id, key, planned)?;
     if live {
         set_ttl(key, ttl);
     }
     let origin = origin_of(writer);
-    let seq = engine::with_database(database, |database| database.pending.written(id, origin, None))?;
-    replicate(context, name, &encoded, seq, writer, key, live && ttl != Ttl::Clear);
+    let seq = if local {
+        None
+    } else {
+        engine::with_database(database, |database| database.pending.written(id, origin, None))?
+    };
+    let expires_at = if live && ttl != Ttl::Clear { key.expires_at() } else { -1 };
+    replicate(place, kind, &encoded, &Effect { seq: seq.unwrap_or(0), expires_at, origin });
     let event = if live { c"tandem.put" } else { c"tandem.remove" };
     // SAFETY: the context is the running command's, the strings outlive the call.
     unsafe {
         raw::RedisModule_NotifyKeyspaceEvent
             .map(|notify| notify(context.get_raw(), NotifyEvent::MODULE.bits(), event.as_ptr(), name.inner))
     };
-    if seq.is_some() {
-        blocked::wake(database);
+    if !local {
+        cdc::append(context, id, &encoded, origin);
     }
-    Ok(())
+    Ok(seq.is_some())
 }
 
 /// Keyspace, index and tombstones.
-fn put_in_place(database: i32, id: &str, key: &mut WritableKey, revision: Revision) -> Result<()> {
-    let version = revision.version;
-    let digest: Option<Digest> = engine::with(|engine| revision.digest(&engine.key, id))?;
+fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned) -> Result<()> {
     let own = OwnWrite::begin()?;
-    let tombstone = match digest {
-        Some(_) => {
-            key.set(revision)?;
-            None
-        }
-        None => {
-            if key.revision().is_some() {
-                key.delete();
+    let before_local = key.item().map(|item| item.local);
+    let Planned { change, digest } = planned;
+    let tombstone = match change {
+        Change::Store(item) => {
+            // The head is gone with the item once the key has it.
+            let digest = digest.unwrap_or_default();
+            engine::with_database(database, |database| {
+                database.inserted(id, &item.head(), digest);
+                if !item.local && !database.tombstones.is_empty() {
+                    database.tombstones.remove(id);
+                }
+            })?;
+            let stored = key.set(item);
+            if stored.is_err() {
+                engine::with_database(database, |database| {
+                    database.left(id, false);
+                    database.left(id, true);
+                })?;
             }
-            Some(revision)
+            return stored;
         }
+        Change::Remove(tombstone) => Some(tombstone),
+        Change::Drop => None,
     };
+    if before_local.is_some() {
+        key.delete();
+    }
     drop(own);
-    engine::with_database(database, |database| match (digest, tombstone) {
-        (Some(digest), _) => {
-            database.inserted(id, version, digest);
-            if !database.tombstones.is_empty() {
-                database.tombstones.remove(id);
-            }
-        }
-        (None, Some(tombstone)) => {
-            database.index.remove(id);
-            database.version_high = database.version_high.max(Some(version));
+    engine::with_database(database, |database| {
+        database.left(id, before_local == Some(true));
+        if let Some(tombstone) = tombstone {
+            database.version_high = database.version_high.max(Some(tombstone.version));
             database.tombstones.insert(id.into(), tombstone);
         }
-        (None, None) => {}
     })
 }
 
 fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
-    let current = key.revision().map(codec::encode);
+    let current = key.item().filter(|item| !item.local).map(|item| codec::encode(&item.revision));
     engine::with_database(database, |database| {
         let loser = current.or_else(|| database.tombstones.get(id).map(codec::encode));
         if let Some(loser) = loser {
@@ -233,10 +347,31 @@ fn set_ttl(key: &mut WritableKey, ttl: Ttl) {
     }
 }
 
+/// A write that changed nothing has set the time to live all the same.
+fn refresh_ttl(place: Place<'_>, key: &mut WritableKey, ttl: Ttl) {
+    let had = key.expires_at();
+    let changes = matches!(ttl, Ttl::After(_)) || (ttl == Ttl::Clear && had >= 0);
+    if key.item().is_none() || !changes {
+        return;
+    }
+    set_ttl(key, ttl);
+    match key.expires_at() {
+        at if at < 0 => place.context.replicate("PERSIST", &[place.name.as_slice()]),
+        at => place.context.replicate("PEXPIREAT", &[place.name.as_slice(), at.to_string().as_bytes()]),
+    }
+}
+
 fn origin_of(writer: Writer<'_>) -> Option<&str> {
     match writer {
         Writer::Client => None,
         Writer::Link(name) => Some(name),
+    }
+}
+
+fn kind_of(writer: Writer<'_>) -> &'static std::ffi::CStr {
+    match writer {
+        Writer::Client => c"WRITE",
+        Writer::Link(_) => c"JOIN",
     }
 }
 
@@ -251,30 +386,59 @@ fn check_backpressure(database: i32) -> Result<()> {
     })?
 }
 
-/// Replicas and AOF get the effect, never the request: their clocks and settings do not matter.
-fn replicate(
-    context: &Context,
-    name: &RedisString,
-    encoded: &[u8],
-    seq: Option<u64>,
-    writer: Writer<'_>,
-    key: &WritableKey,
-    may_expire: bool,
-) {
-    let (kind, origin) = match writer {
-        Writer::Client => ("WRITE", ""),
-        Writer::Link(link) => ("JOIN", link),
-    };
-    let seq = seq.unwrap_or(0).to_string();
-    let expires_at = if may_expire { key.expires_at() } else { -1 }.to_string();
-    let arguments: [&[u8]; 6] =
-        [kind.as_bytes(), name.as_slice(), encoded, seq.as_bytes(), origin.as_bytes(), expires_at.as_bytes()];
-    context.replicate("TANDEM.EFFECT", &arguments);
+/// What a replica must know of a write beside the revision: `TANDEM.EFFECT kind id effect revision`. Sequence number
+/// (u64) and time of expiry (i64, milliseconds since the Unix epoch, -1 for none), little-endian, and the name of
+/// the link that brought it.
+pub struct Effect<'a> {
+    /// Number in the links' books, 0 for none.
+    pub seq: u64,
+    /// When the copy expires.
+    pub expires_at: i64,
+    /// The link that brought it.
+    pub origin: Option<&'a str>,
 }
 
-fn replicate_expiry(context: &Context, name: &RedisString, key: &WritableKey) {
-    match key.expires_at() {
-        at if at < 0 => context.replicate("PERSIST", &[name.as_slice()]),
-        at => context.replicate("PEXPIREAT", &[name.as_slice(), at.to_string().as_bytes()]),
+impl<'a> Effect<'a> {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80);
+        out.extend(self.seq.to_le_bytes());
+        out.extend(self.expires_at.to_le_bytes());
+        out.extend(self.origin.unwrap_or_default().as_bytes());
+        out
+    }
+
+    /// Reads what `encode` wrote. Errors: `CORRUPT`.
+    pub fn decode(bytes: &'a [u8]) -> Result<Effect<'a>> {
+        let refused = || Error::corrupt("effect", "it is cut short or no text");
+        let (seq, rest) = bytes.split_first_chunk::<8>().ok_or_else(refused)?;
+        let (expires_at, origin) = rest.split_first_chunk::<8>().ok_or_else(refused)?;
+        let origin = std::str::from_utf8(origin).map_err(|_| refused())?;
+        Ok(Effect {
+            seq: u64::from_le_bytes(*seq),
+            expires_at: i64::from_le_bytes(*expires_at),
+            origin: Some(origin).filter(|origin| !origin.is_empty()),
+        })
+    }
+}
+
+/// Replicas and AOF get the effect, never the request: their clocks and settings do not matter.
+fn replicate(place: Place<'_>, kind: &std::ffi::CStr, encoded: &[u8], effect: &Effect<'_>) {
+    let effect = effect.encode();
+    // By the raw call: the crate's makes a string object of every argument first.
+    // SAFETY: `c` takes a C string, `s` a string object, `b` a pointer and a size_t; all outlive the call.
+    unsafe {
+        if let Some(replicate) = raw::RedisModule_Replicate {
+            replicate(
+                place.context.get_raw(),
+                c"TANDEM.EFFECT".as_ptr(),
+                c"csbb".as_ptr(),
+                kind.as_ptr(),
+                place.name.inner,
+                effect.as_ptr(),
+                effect.len(),
+                encoded.as_ptr(),
+                encoded.len(),
+            );
+        }
     }
 }

@@ -1,20 +1,40 @@
 //! What a request does to the stored revision. The engines lock and read the current revision, ask here, and
 //! store what they are told: no rule lives in an engine. Clock and key are arguments.
 
+use crate::content::{Content, ContentType};
 use crate::digest::{Digest, DigestKey};
 use crate::error::{Error, Result, shown};
 use crate::join::{is_conflict, order};
-use crate::request::{Precondition, PutRequest, RemoveRequest};
-use crate::revision::{Body, Head, Revision, State, Timestamp, Version};
+use crate::request::{MergeRequest, Precondition, PutRequest, RemoveRequest, StateRequest};
+use crate::revision::{Audit, Body, Head, Revision, State, Timestamp, Version};
 use std::cmp::Ordering;
 
-/// What a put or a removal comes to.
+/// What a request comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Store this revision.
     Write(Revision),
+    /// Store this revision as an item that stays in its tier.
+    WriteLocal(Revision),
+    /// Keep the content and change what is beside it; the item stays local or shared as it is.
+    Restate(Restated),
+    /// Drop the item, which is local: no tombstone.
+    Drop,
     /// The stored item already is what was asked for; no version, no log row.
     Unchanged,
+}
+
+/// A new revision of unchanged content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restated {
+    /// The new version.
+    pub version: Version,
+    /// When it is written.
+    pub timestamp: Timestamp,
+    /// The new state.
+    pub state: State,
+    /// The new audit object.
+    pub audit: Option<Audit>,
 }
 
 /// What applying a foreign revision comes to.
@@ -61,13 +81,21 @@ pub fn decide_put(
 ) -> Result<Decision> {
     check_precondition(key, id, current, &request.precondition)?;
     let live = current.and_then(|head| head.live);
+    if request.local && live.is_some_and(|live| !live.local) {
+        return Err(Error::invalid(
+            format!("item {}", shown(id)),
+            "is shared and cannot become local",
+            "remove it first or choose another id",
+        ));
+    }
     let state = match (request.state, live) {
         (Some(state), _) => state,
         (None, Some(live)) => State::new(live.state)?,
         (None, None) => State::default(),
     };
     let same = live.is_some_and(|live| {
-        live.state == state.as_str()
+        live.local == request.local
+            && live.state == state.as_str()
             && live.content_type == request.content.content_type()
             && live.payload_hash == *request.content.payload_hash()
     });
@@ -77,12 +105,80 @@ pub fn decide_put(
     }
     let version = new_version(id, current_version, request.version)?;
     let body = Body::Live { state, content: request.content };
-    Ok(Decision::Write(Revision { version, timestamp: now, audit: request.audit, body }))
+    let revision = Revision { version, timestamp: now, audit: request.audit, body };
+    Ok(if request.local { Decision::WriteLocal(revision) } else { Decision::Write(revision) })
 }
 
-/// Decides a removal: a tombstone with version current + 1, or nothing where nothing lives.
+/// Decides a merge patch (RFC 7396): a put of the patched content. `content` is the stored content of a live JSON
+/// item; an absent item counts as `{}`, and a local one stays local.
 ///
-/// Errors: `CONFLICT` when the etag does not match, `INVALID` when no version is left.
+/// Errors: as [`decide_put`]; `INVALID` for binary content, `BADJSON` and `TOOLARGE` for what would come of it.
+pub fn decide_merge(
+    key: &DigestKey,
+    id: &str,
+    current: Option<&Head<'_>>,
+    content: Option<&[u8]>,
+    request: MergeRequest,
+    now: Timestamp,
+) -> Result<Decision> {
+    check_precondition(key, id, current, &request.precondition)?;
+    let live = current.and_then(|head| head.live);
+    if live.is_some_and(|live| live.content_type == ContentType::Binary) {
+        return Err(Error::invalid(
+            format!("item {}", shown(id)),
+            "holds binary content, which takes no merge patch",
+            "put the whole content",
+        ));
+    }
+    let put = PutRequest {
+        content: Content::merged(content, &request.patch, request.limit_bytes)?,
+        state: request.state,
+        version: request.version,
+        precondition: request.precondition,
+        audit: request.audit,
+        local: live.is_some_and(|live| live.local),
+    };
+    decide_put(key, id, current, put, now)
+}
+
+/// Decides a change of the state alone.
+///
+/// Errors: `NOTFOUND` where nothing lives, `CONFLICT` when etag or present state do not match, `INVALID` when no
+/// version is left.
+pub fn decide_state(
+    key: &DigestKey,
+    id: &str,
+    current: Option<&Head<'_>>,
+    request: StateRequest,
+    now: Timestamp,
+) -> Result<Decision> {
+    check_precondition(key, id, current, &request.precondition)?;
+    let what = || format!("item {}", shown(id));
+    let Some((head, live)) = current.and_then(|head| head.live.map(|live| (head, live))) else {
+        return Err(Error::NotFound { what: what() });
+    };
+    if let Some(from) = request.from.as_ref().filter(|from| from.as_str() != live.state) {
+        return Err(Error::StateConflict {
+            what: what(),
+            expected: shown(from.as_str()),
+            current: shown(live.state),
+        });
+    }
+    if live.state == request.state.as_str() {
+        return Ok(Decision::Unchanged);
+    }
+    Ok(Decision::Restate(Restated {
+        version: head.version.next()?,
+        timestamp: now,
+        state: request.state,
+        audit: request.audit,
+    }))
+}
+
+/// Decides a removal: a tombstone with version current + 1 or the version asked for, nothing where nothing lives, and
+/// no tombstone for an item that is local.
+///
+/// Errors: `CONFLICT` when the etag does not match, `STALE` when the version is not newer, `INVALID` when none is left.
 pub fn decide_remove(
     key: &DigestKey,
     id: &str,
@@ -91,18 +187,19 @@ pub fn decide_remove(
     now: Timestamp,
 ) -> Result<Decision> {
     check_precondition(key, id, current, &request.precondition)?;
-    match current {
-        Some(head) if !head.is_tombstone() => Ok(Decision::Write(Revision {
-            version: head.version.next()?,
-            timestamp: now,
-            audit: request.audit,
-            body: Body::Tombstone,
-        })),
-        _ => Ok(Decision::Unchanged),
+    let Some((head, live)) = current.and_then(|head| head.live.map(|live| (head, live))) else {
+        return Ok(Decision::Unchanged);
+    };
+    let version = new_version(id, Some(head.version), request.version)?;
+    if live.local {
+        return Ok(Decision::Drop);
     }
+    let body = Body::Tombstone;
+    Ok(Decision::Write(Revision { version, timestamp: now, audit: request.audit, body }))
 }
 
-/// Decides what a foreign revision does: joining keeps the greater one.
+/// Decides what a foreign revision does: joining keeps the greater one. A local item does not count as `current`:
+/// what is shared takes its place.
 pub fn decide_apply(key: &DigestKey, id: &str, current: Option<&Head<'_>>, offered: &Head<'_>) -> Applied {
     let Some(current) = current else {
         return Applied { outcome: Outcome::Applied, conflict: false };
@@ -194,7 +291,7 @@ mod tests {
     fn written(decision: Result<Decision>) -> Revision {
         match decision.unwrap() {
             Decision::Write(revision) => revision,
-            Decision::Unchanged => panic!("nothing was written"),
+            other => panic!("nothing was written: {other:?}"),
         }
     }
 
@@ -247,6 +344,65 @@ mod tests {
         let again = decide_remove(&key, "a", Some(&tombstone.head()), RemoveRequest::default(), now());
         assert_eq!(again, Ok(Decision::Unchanged));
         assert_eq!(written(decide(Some(&tombstone), put("1", PutOptions::default()))).version.get(), 3);
+    }
+
+    #[test]
+    fn patches_are_puts_of_what_comes_of_them() {
+        let key = DigestKey::new(b"");
+        let merge = |current: Option<&Revision>, patch: &str, options: &PutOptions<'_>| {
+            let request = MergeRequest::parse(patch.as_bytes(), options, CONTENT_BYTES_MAX).unwrap();
+            let content = current.and_then(Revision::content).map(Content::bytes);
+            decide_merge(&key, "a", current.map(Revision::head).as_ref(), content, request, now())
+        };
+        let none = PutOptions::default();
+        let first = written(merge(None, r#"{"a":1,"b":null}"#, &none));
+        assert_eq!(first.content().unwrap().bytes(), br#"{"a":1}"#);
+        let second = written(merge(Some(&first), r#"{"b":2}"#, &none));
+        assert_eq!((second.content().unwrap().bytes(), second.version.get()), (&br#"{"a":1,"b":2}"#[..], 2));
+        assert_eq!(merge(Some(&second), r#"{"b":2}"#, &none), Ok(Decision::Unchanged));
+        let binary = written(decide(None, put("x", none)));
+        assert!(matches!(merge(Some(&binary), "{}", &none), Err(Error::Invalid { .. })));
+        let absent = PutOptions { if_absent: true, ..none };
+        assert!(matches!(merge(Some(&second), r#"{"b":3}"#, &absent), Err(Error::Exists { .. })));
+    }
+
+    #[test]
+    fn states_change_without_content() {
+        let key = DigestKey::new(b"");
+        let first = written(decide(None, put("[1]", PutOptions::default())));
+        let state = |state: &str, from: Option<&str>| {
+            let request = StateRequest::parse(state, from, None, None).unwrap();
+            decide_state(&key, "a", Some(&first.head()), request, now())
+        };
+        match state("hot", Some("default")) {
+            Ok(Decision::Restate(restated)) => {
+                assert_eq!((restated.version.get(), restated.state.as_str()), (2, "hot"));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(state("default", None), Ok(Decision::Unchanged));
+        assert!(matches!(state("hot", Some("cold")), Err(Error::StateConflict { .. })));
+        let request = StateRequest::parse("hot", None, None, None).unwrap();
+        assert!(matches!(decide_state(&key, "a", None, request, now()), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn local_items_leave_no_trace() {
+        let key = DigestKey::new(b"");
+        let local = PutOptions { local: true, ..PutOptions::default() };
+        let Ok(Decision::WriteLocal(first)) = decide(None, put("[1]", local)) else {
+            panic!("it is local");
+        };
+        let mut head = first.head();
+        if let Some(live) = &mut head.live {
+            live.local = true;
+        }
+        let removal = decide_remove(&key, "a", Some(&head), RemoveRequest::default(), now());
+        assert_eq!(removal, Ok(Decision::Drop));
+        assert_eq!(decide_put(&key, "a", Some(&head), put("[1]", local), now()), Ok(Decision::Unchanged));
+        let shared = decide_put(&key, "a", Some(&head), put("[1]", PutOptions::default()), now());
+        assert_eq!(written(shared).version.get(), 2, "a put without LOCAL shares it");
+        assert!(matches!(decide(Some(&first), put("[2]", local)), Err(Error::Invalid { .. })));
     }
 
     #[test]

@@ -116,6 +116,16 @@ pub enum Error {
         /// What is stored: an etag, or `none`.
         current: String,
     },
+    /// The item is in another state than the caller moves it from.
+    #[error("{what} is in state {current}, not {expected}; read it again and retry")]
+    StateConflict {
+        /// The thing and its name.
+        what: String,
+        /// The state the caller expected, shortened.
+        expected: String,
+        /// The state it has, shortened.
+        current: String,
+    },
     /// The version offered does not exceed the stored one.
     #[error("{what} is at version {current}, version {offered} is not newer; use a higher version or none")]
     Stale {
@@ -125,6 +135,16 @@ pub enum Error {
         current: u64,
         /// Version offered.
         offered: u64,
+    },
+    /// The log no longer holds what follows a position.
+    #[error(
+        "the log reaches back to {first}, not to {position}; take a new position, read the items and go on from it"
+    )]
+    Truncated {
+        /// The position asked for.
+        position: String,
+        /// The oldest position from which the log is complete.
+        first: String,
     },
     /// Bytes cannot be decoded, or a hash does not match.
     #[error("{what} is corrupt: {problem}; send it again from its source")]
@@ -186,8 +206,8 @@ impl Error {
             Error::TooLarge { .. } => Code::TooLarge,
             Error::NotFound { .. } => Code::NotFound,
             Error::Exists { .. } => Code::Exists,
-            Error::Conflict { .. } => Code::Conflict,
-            Error::Stale { .. } => Code::Stale,
+            Error::Conflict { .. } | Error::StateConflict { .. } => Code::Conflict,
+            Error::Stale { .. } | Error::Truncated { .. } => Code::Stale,
             Error::Corrupt { .. } => Code::Corrupt,
             Error::Backpressure { .. } => Code::Backpressure,
             Error::Timeout { .. } => Code::Timeout,

@@ -11,6 +11,7 @@
 //! machine.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod blocks;
 pub mod codec;
 pub mod content;

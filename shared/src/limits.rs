@@ -27,3 +27,7 @@ pub const PAGE_ITEMS_DEFAULT: usize = 100;
 const _: () =
     assert!(AUDIT_BYTES_MAX + STATE_BYTES_MAX + 128 < 4096, "the fixed part of a revision must fit");
 const _: () = assert!(ID_BYTES_MAX <= u16::MAX as usize, "ids are length-prefixed with 16 bits");
+/// Most operations of one batch.
+pub const BATCH_ITEMS_MAX: usize = 10_000;
+/// Longest name of a home instance in the audit object, in bytes.
+pub const HOME_BYTES_MAX: usize = 128;

@@ -4,7 +4,7 @@ use crate::content::{Content, ContentType};
 use crate::digest::Digest;
 use crate::error::{Error, Result, shown};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
-use crate::revision::{Audit, State, Version};
+use crate::revision::{Audit, Revision, State, Version};
 
 /// What must hold of the stored item for a write to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,11 +31,45 @@ pub struct PutRequest {
     pub precondition: Precondition,
     /// Who writes and why.
     pub audit: Option<Audit>,
+    /// The item is to stay in its tier.
+    pub local: bool,
+}
+
+/// A merge patch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeRequest {
+    /// The patch (RFC 7396).
+    pub patch: Content,
+    /// The new state; without one an existing item keeps its own and a new one gets `default`.
+    pub state: Option<State>,
+    /// The version to write; without one it is the current version + 1.
+    pub version: Option<Version>,
+    /// What must hold.
+    pub precondition: Precondition,
+    /// Who writes and why.
+    pub audit: Option<Audit>,
+    /// Largest content that may come of it, in bytes.
+    pub limit_bytes: usize,
+}
+
+/// A change of the state alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRequest {
+    /// The new state.
+    pub state: State,
+    /// The state it must have now.
+    pub from: Option<State>,
+    /// What must hold.
+    pub precondition: Precondition,
+    /// Who writes and why.
+    pub audit: Option<Audit>,
 }
 
 /// A removal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemoveRequest {
+    /// The tombstone's version; without one it is the current version + 1.
+    pub version: Option<Version>,
     /// What must hold.
     pub precondition: Precondition,
     /// Who removes and why.
@@ -45,7 +79,7 @@ pub struct RemoveRequest {
 /// Options of a put as text, the same words in SQL and in Redis.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PutOptions<'a> {
-    /// Kind of the content; JSON if not given.
+    /// Kind of the content; detected if not given ([`Content::detect`]).
     pub content_type: Option<ContentType>,
     /// Tag.
     pub state: Option<&'a str>,
@@ -57,6 +91,8 @@ pub struct PutOptions<'a> {
     pub if_absent: bool,
     /// Audit object as JSON.
     pub audit: Option<&'a str>,
+    /// The item is to stay in its tier.
+    pub local: bool,
 }
 
 impl PutRequest {
@@ -66,16 +102,55 @@ impl PutRequest {
         let version = options.version.map(Version::parse).transpose()?;
         let precondition = precondition(options.if_match, options.if_absent)?;
         let audit = options.audit.map(Audit::new).transpose()?;
-        let content_type = options.content_type.unwrap_or(ContentType::Json);
-        let content = Content::new(content_type, payload, limit_bytes)?;
-        Ok(PutRequest { content, state, version, precondition, audit })
+        let content = match options.content_type {
+            Some(content_type) => Content::new(content_type, payload, limit_bytes)?,
+            None => Content::detect(payload, limit_bytes)?,
+        };
+        Ok(PutRequest { content, state, version, precondition, audit, local: options.local })
+    }
+}
+
+impl MergeRequest {
+    /// Checks patch and options; `content_type` and `local` of the options are not looked at.
+    /// Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
+    pub fn parse(patch: &[u8], options: &PutOptions<'_>, limit_bytes: usize) -> Result<MergeRequest> {
+        Ok(MergeRequest {
+            state: options.state.map(State::new).transpose()?,
+            version: options.version.map(Version::parse).transpose()?,
+            precondition: precondition(options.if_match, options.if_absent)?,
+            audit: options.audit.map(Audit::new).transpose()?,
+            patch: Content::json(patch, limit_bytes)?,
+            limit_bytes,
+        })
+    }
+}
+
+impl StateRequest {
+    /// Checks the options. Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
+    pub fn parse(
+        state: &str,
+        from: Option<&str>,
+        if_match: Option<&str>,
+        audit: Option<&str>,
+    ) -> Result<StateRequest> {
+        Ok(StateRequest {
+            state: State::new(state)?,
+            from: from.map(State::new).transpose()?,
+            precondition: precondition(if_match, false)?,
+            audit: audit.map(Audit::new).transpose()?,
+        })
     }
 }
 
 impl RemoveRequest {
     /// Checks the options. Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
-    pub fn parse(if_match: Option<&str>, audit: Option<&str>) -> Result<RemoveRequest> {
+    pub fn parse(
+        version: Option<&str>,
+        if_match: Option<&str>,
+        audit: Option<&str>,
+    ) -> Result<RemoveRequest> {
         Ok(RemoveRequest {
+            version: version.map(Version::parse).transpose()?,
             precondition: precondition(if_match, false)?,
             audit: audit.map(Audit::new).transpose()?,
         })
@@ -92,6 +167,61 @@ fn precondition(if_match: Option<&str>, if_absent: bool) -> Result<Precondition>
         (Some(etag), false) => Ok(Precondition::IfMatch(Digest::from_hex(etag)?)),
         (None, true) => Ok(Precondition::IfAbsent),
         (None, false) => Ok(Precondition::None),
+    }
+}
+
+/// What is asked of one id; both engines run batches of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Put.
+    Put(PutRequest),
+    /// Apply a merge patch.
+    Merge(MergeRequest),
+    /// Remove.
+    Remove(RemoveRequest),
+    /// Change the state.
+    SetState(StateRequest),
+    /// Join a revision from elsewhere.
+    Apply(Revision),
+}
+
+impl Operation {
+    /// Names the batch in the audit object. Errors: `TOOLARGE`.
+    pub fn stamp(&mut self, batch: &str) -> Result<()> {
+        if let Some(audit) = self.audit() {
+            *audit = Some(Audit::of_batch(audit.as_ref(), batch)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the audit object of the whole batch to an operation that has none of its own.
+    pub fn audit_unless_given(&mut self, of_batch: &Audit) {
+        if let Some(audit) = self.audit() {
+            audit.get_or_insert_with(|| of_batch.clone());
+        }
+    }
+
+    fn audit(&mut self) -> Option<&mut Option<Audit>> {
+        match self {
+            Operation::Put(request) => Some(&mut request.audit),
+            Operation::Merge(request) => Some(&mut request.audit),
+            Operation::Remove(request) => Some(&mut request.audit),
+            Operation::SetState(request) => Some(&mut request.audit),
+            Operation::Apply(_) => None,
+        }
+    }
+}
+
+/// The most items a bulk removal takes: `None` for all. Errors: `INVALID` for a limit below 1.
+pub fn bulk_limit(limit: Option<i64>) -> Result<Option<usize>> {
+    match limit.map(usize::try_from) {
+        None => Ok(None),
+        Some(Ok(limit)) if limit > 0 => Ok(Some(limit)),
+        _ => Err(Error::invalid(
+            format!("limit {}", limit.unwrap_or_default()),
+            "is out of range",
+            "give 1 or more, or none to remove all",
+        )),
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::content::{Content, ContentType, canonicalize};
 use crate::digest::{Digest, DigestKey, PayloadHash};
 use crate::error::{Error, Result, shown};
-use crate::limits::{AUDIT_BYTES_MAX, STATE_BYTES_MAX, VERSION_MAX};
+use crate::limits::{AUDIT_BYTES_MAX, HOME_BYTES_MAX, STATE_BYTES_MAX, VERSION_MAX};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A positive 63-bit version.
@@ -131,7 +133,8 @@ impl fmt::Debug for State {
 pub struct Audit(Box<str>);
 
 impl Audit {
-    /// Checks an audit object. Errors: `BADJSON`, `TOOLARGE`, `INVALID` when it is not an object.
+    /// Checks an audit object. Errors: `BADJSON`, `TOOLARGE`, `INVALID` when it is not an object or one of its
+    /// members `batch` (a UUID), `trace` (a W3C traceparent) and `home` (a short text) is not what it must be.
     pub fn new(text: &str) -> Result<Audit> {
         if text.len() > AUDIT_BYTES_MAX {
             return Err(Error::TooLarge {
@@ -156,13 +159,80 @@ impl Audit {
                 "give an object such as {\"batch\":…,\"trace\":…,\"home\":…}",
             ));
         }
+        let members = members_of(&canonical)?;
+        check_member(&members, "batch", "is not a UUID", "give one, or leave it out", |value| {
+            uuid::Uuid::try_parse(value).is_ok()
+        })?;
+        check_member(
+            &members,
+            "trace",
+            "is not a W3C traceparent",
+            "give version-traceid-parentid-flags in lower-case hex (2-32-16-2 digits)",
+            is_traceparent,
+        )?;
+        check_member(&members, "home", "is not a short text", "give 1 to 128 bytes", |value| {
+            (1..=HOME_BYTES_MAX).contains(&value.len())
+        })?;
         Ok(Audit(canonical.into()))
+    }
+
+    /// An audit object that names the batch: `base`, or an empty one, with `batch` added unless it has one.
+    /// Errors: `TOOLARGE`.
+    pub fn of_batch(base: Option<&Audit>, batch: &str) -> Result<Audit> {
+        let base = base.map_or("{}", Audit::as_str);
+        let members = members_of(base)?;
+        if members.contains_key("batch") {
+            return Audit::new(base);
+        }
+        let comma = if members.is_empty() { "" } else { "," };
+        let rest = base.get(1..).unwrap_or("}");
+        Audit::new(&format!("{{\"batch\":\"{batch}\"{comma}{rest}"))
+    }
+
+    /// The batch that it names.
+    pub fn batch(&self) -> Option<String> {
+        serde_json::from_str(members_of(&self.0).ok()?.get("batch")?.get()).ok()
     }
 
     /// The canonical JSON.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn members_of(object: &str) -> Result<BTreeMap<String, &RawValue>> {
+    serde_json::from_str(object).map_err(|_| Error::bad_json(0, "it is not an object"))
+}
+
+fn check_member(
+    members: &BTreeMap<String, &RawValue>,
+    name: &str,
+    problem: &str,
+    remedy: &str,
+    is_good: impl FnOnce(&str) -> bool,
+) -> Result<()> {
+    let Some(value) = members.get(name) else { return Ok(()) };
+    let text: Option<String> = serde_json::from_str(value.get()).ok();
+    if text.is_some_and(|text| is_good(&text)) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("audit {name} {}", shown(value.get())), problem, remedy))
+}
+
+/// W3C Trace Context: version, trace id, parent id and flags in lower-case hex; neither id all zeros, version not ff,
+/// and nothing after the flags in version 00.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut part = |length: usize| {
+        let part = parts.next()?;
+        let is_hex = part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        (part.len() == length && is_hex).then_some(part)
+    };
+    let (Some(version), Some(trace), Some(parent), Some(_)) = (part(2), part(32), part(16), part(2)) else {
+        return false;
+    };
+    let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+    version != "ff" && !is_zero(trace) && !is_zero(parent) && (version != "00" || parts.next().is_none())
 }
 
 /// What a revision says of its item.
@@ -200,6 +270,7 @@ impl Revision {
                 state: state.as_str(),
                 content_type: content.content_type(),
                 payload_hash: *content.payload_hash(),
+                local: false,
             }),
             Body::Tombstone => None,
         };
@@ -247,6 +318,9 @@ pub struct LiveHead<'a> {
     pub content_type: ContentType,
     /// Hash of the content.
     pub payload_hash: PayloadHash,
+    /// The item stays in its tier: no log, no link, no fingerprint (DESIGN section 6). A property of where it
+    /// stands and not of its revision, which never travels.
+    pub local: bool,
 }
 
 impl Head<'_> {
@@ -282,6 +356,38 @@ mod tests {
         assert!(State::new(&"s".repeat(64)).is_ok());
         assert!(State::new(&"s".repeat(65)).is_err());
         assert!(State::new("a\0").is_err());
+    }
+
+    #[test]
+    fn audit_members_are_what_they_say() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(Audit::new(&format!("{{\"trace\":\"{trace}\",\"home\":\"eu-1\"}}")).is_ok());
+        assert!(Audit::new(r#"{"batch":"67e55044-10b1-426f-9247-bb680e5fe0c8","x":[1]}"#).is_ok());
+        for refused in [
+            r#"{"batch":"x"}"#.to_owned(),
+            r#"{"batch":1}"#.to_owned(),
+            r#"{"home":""}"#.to_owned(),
+            format!("{{\"home\":\"{}\"}}", "h".repeat(129)),
+            format!("{{\"trace\":\"{}\"}}", trace.to_uppercase()),
+            format!("{{\"trace\":\"{trace}-x\"}}"),
+            format!("{{\"trace\":\"{}\"}}", trace.replace("00f067aa0ba902b7", "0000000000000000")),
+            format!("{{\"trace\":\"ff{}\"}}", &trace[2..]),
+        ] {
+            assert!(matches!(Audit::new(&refused), Err(Error::Invalid { .. })), "{refused}");
+        }
+        assert!(Audit::new(&format!("{{\"trace\":\"01{}-later\"}}", &trace[2..])).is_ok());
+    }
+
+    #[test]
+    fn a_batch_is_stamped_once() {
+        let batch = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        let other = "00000000-0000-4000-8000-000000000001";
+        assert_eq!(Audit::of_batch(None, batch).unwrap().as_str(), format!("{{\"batch\":\"{batch}\"}}"));
+        let base = Audit::new(r#"{"a":1,"home":"x"}"#).unwrap();
+        let stamped = Audit::of_batch(Some(&base), batch).unwrap();
+        assert_eq!(stamped.as_str(), format!("{{\"a\":1,\"batch\":\"{batch}\",\"home\":\"x\"}}"));
+        assert_eq!(stamped.batch().as_deref(), Some(batch));
+        assert_eq!(Audit::of_batch(Some(&stamped), other).unwrap(), stamped);
     }
 
     #[test]

@@ -11,6 +11,10 @@ fn digest(number: u32) -> Digest {
     Digest(PayloadHash::of(&number.to_le_bytes()).0)
 }
 
+fn state(number: u32) -> &'static str {
+    ["hot", "cold", "default"][number as usize % 3]
+}
+
 fn id() -> impl Strategy<Value = String> {
     prop_oneof!["[a-d.]{1,3}", (0_u32..3000).prop_map(|number| format!("n{number:04}"))]
 }
@@ -29,13 +33,16 @@ proptest! {
     ) {
         let mut index = Index::new();
         let mut model = Model::default();
+        let mut states = std::collections::BTreeMap::new();
         for (id, value) in &steps {
             match value {
                 Some(value) => {
+                    states.insert(id.clone(), state(*value));
                     let old = model.items.insert(id.clone(), (0, digest(*value)));
-                    prop_assert_eq!(index.insert(id, digest(*value)), old.map(|(_, digest)| digest));
+                    prop_assert_eq!(index.insert(id, digest(*value), state(*value)), old.map(|(_, digest)| digest));
                 }
                 None => {
+                    states.remove(id);
                     let old = model.items.remove(id);
                     prop_assert_eq!(index.remove(id), old.map(|(_, digest)| digest));
                 }
@@ -50,6 +57,13 @@ proptest! {
             let expected: Vec<_> =
                 model.items.keys().filter(|id| range.contains(id)).take(7).cloned().collect();
             prop_assert_eq!(ids, expected);
+            for wanted in ["hot", "cold", "none"] {
+                let ids: Vec<_> =
+                    index.page_in_state(range, wanted, 5).map(|(id, _)| id.to_owned()).collect();
+                let has = |id: &&String| range.contains(id) && states.get(*id) == Some(&wanted);
+                let expected: Vec<_> = model.items.keys().filter(has).take(5).cloned().collect();
+                prop_assert_eq!(ids, expected);
+            }
             let cut = index.split(range, parts);
             let sum: Fingerprint = cut.iter().map(|part| part.fingerprint).sum();
             prop_assert_eq!(sum, model.fingerprint(range));
@@ -69,7 +83,7 @@ proptest! {
 fn random_removals_leave_a_sound_tree() {
     let mut index = Index::new();
     for number in 0..20_000_u32 {
-        index.insert(&format!("{:05}", number * 7919 % 20_000), digest(number));
+        index.insert(&format!("{:05}", number * 7919 % 20_000), digest(number), "default");
     }
     index.verify().unwrap();
     for number in 0..20_000_u32 {
@@ -79,4 +93,26 @@ fn random_removals_leave_a_sound_tree() {
         }
     }
     assert!(index.is_empty());
+}
+
+/// More states than a signature has bits: some share one, and pages are right all the same.
+#[test]
+fn many_states_share_bits_and_numbers_come_back() {
+    let mut index = Index::new();
+    for number in 0..3000_u32 {
+        index.insert(&format!("{number:04}"), digest(number), &format!("s{}", number % 200));
+    }
+    index.verify().unwrap();
+    let all = Range::all();
+    let page: Vec<&str> = index.page_in_state(&all, "s7", 3).map(|(id, _)| id).collect();
+    assert_eq!((page, index.count_state("s7")), (vec!["0007", "0207", "0407"], 15));
+    for number in 0..3000_u32 {
+        index.insert(&format!("{number:04}"), digest(number), "one");
+    }
+    index.verify().unwrap();
+    assert_eq!(
+        (index.states().count(), index.count_state("one"), index.state("0007")),
+        (1, 3000, Some("one"))
+    );
+    assert_eq!(index.page_in_state(&all, "s7", 3).count(), 0);
 }

@@ -91,14 +91,14 @@ impl Replica for Indexed {
 fn indexed(count: u64, drift: u64) -> Indexed {
     let mut index = Index::new();
     for number in 0..count {
-        index.insert(&format!("item.{number:08}"), digest(number));
+        index.insert(&format!("item.{number:08}"), digest(number), "default");
     }
     for number in 0..drift {
         let id = format!("item.{:08}", (number * 7919 + 13) % count);
         match number % 3 {
             0 => index.remove(&id),
-            1 => index.insert(&id, digest(count + number)),
-            _ => index.insert(&format!("{id}.new"), digest(number)),
+            1 => index.insert(&id, digest(count + number), "default"),
+            _ => index.insert(&format!("{id}.new"), digest(number), "default"),
         };
     }
     Indexed(index)
@@ -137,8 +137,8 @@ fn both_ends_and_an_empty_side_are_covered() {
     assert_eq!(found(&mut full, &mut empty, Options::default()).0.len(), 5_000);
     assert_eq!(found(&mut empty, &mut full, Options::default()).0.len(), 5_000);
     let mut more = indexed(5_000, 0);
-    more.0.insert("\u{1}", digest(1));
-    more.0.insert("\u{10FFFF}\u{10FFFF}", digest(2));
+    more.0.insert("\u{1}", digest(1), "default");
+    more.0.insert("\u{10FFFF}\u{10FFFF}", digest(2), "default");
     let (ids, _) = found(&mut full, &mut more, Options::default());
     assert_eq!(ids, ["\u{1}", "\u{10FFFF}\u{10FFFF}"]);
 }

@@ -32,7 +32,7 @@ fn revision() -> impl Strategy<Value = Revision> {
         Revision {
             version: Version::new(version).unwrap(),
             timestamp: Timestamp::new(timestamp).unwrap(),
-            audit: audit.map(|home| Audit::new(&format!("{{\"home\":{home}}}")).unwrap()),
+            audit: audit.map(|home| Audit::new(&format!("{{\"home\":\"{home}\"}}")).unwrap()),
             body,
         }
     })

@@ -33,30 +33,119 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
     LEFT JOIN tandem.items i ON i.id = tandem.check_id(asked.id)
 $$;
 
+-- Bounds are comparisons that an index answers whatever the arguments. A check stands once more by itself, where it
+-- is made even if there is no row to compare.
 CREATE FUNCTION tandem.scan(prefix text, after text DEFAULT NULL, lim bigint DEFAULT NULL) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT (tandem.item_of(i)).* FROM tandem.items i
-    WHERE i.id >= tandem.check_prefix(prefix)
-      AND (tandem.prefix_end(prefix) IS NULL OR i.id < tandem.prefix_end(prefix))
-      AND (after IS NULL OR i.id > after)
+    WHERE tandem.check_prefix(prefix) IS NOT NULL AND i.id >= tandem.check_prefix(prefix)
+      AND i.id < tandem.range_end(prefix) AND i.id > coalesce(after, '')
     ORDER BY i.id LIMIT tandem.page_limit(lim)
 $$;
+COMMENT ON FUNCTION tandem.scan IS 'a page of items below a prefix, in byte order of their ids';
 
 CREATE FUNCTION tandem.count(prefix text DEFAULT '') RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT count(*) FROM tandem.items i
-    WHERE i.id >= tandem.check_prefix(prefix)
-      AND (tandem.prefix_end(prefix) IS NULL OR i.id < tandem.prefix_end(prefix))
+    WHERE tandem.check_prefix(prefix) IS NOT NULL AND i.id >= tandem.check_prefix(prefix)
+      AND i.id < tandem.range_end(prefix)
 $$;
 
-CREATE FUNCTION tandem.dirty_count(prefix text DEFAULT '') RETURNS bigint
-LANGUAGE sql STABLE AS $$
-    SELECT count(*) FROM tandem.changes c
-    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
-      AND c.id >= tandem.check_prefix(prefix)
-      AND (tandem.prefix_end(prefix) IS NULL OR c.id < tandem.prefix_end(prefix))
+-- A state is a range of the index on (state, id). Said as an equality, the planner may as well read ids in order and
+-- pass over those of other states, which is the whole table where a state is rare.
+CREATE FUNCTION tandem.list_state(state text, after text DEFAULT NULL, lim bigint DEFAULT NULL) RETURNS SETOF text
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT i.id FROM tandem.items i
+    WHERE tandem.check_state($1) IS NOT NULL AND (i.state, i.id) > (tandem.check_state($1), coalesce(after, ''))
+      AND i.state <= tandem.check_state($1)
+    ORDER BY i.state, i.id LIMIT tandem.page_limit(lim)
 $$;
-COMMENT ON FUNCTION tandem.dirty_count IS 'changes under a prefix that are not folded into the blocks yet';
+COMMENT ON FUNCTION tandem.list_state IS 'a page of the ids of a state, in byte order';
+
+CREATE FUNCTION tandem.get_state(state text, after text DEFAULT NULL, lim bigint DEFAULT NULL)
+RETURNS SETOF tandem.item
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT (tandem.item_of(i)).* FROM tandem.items i
+    WHERE tandem.check_state($1) IS NOT NULL AND (i.state, i.id) > (tandem.check_state($1), coalesce(after, ''))
+      AND i.state <= tandem.check_state($1)
+    ORDER BY i.state, i.id LIMIT tandem.page_limit(lim)
+$$;
+COMMENT ON FUNCTION tandem.get_state IS 'a page of the items of a state, in byte order of their ids';
+
+CREATE FUNCTION tandem.count_state(state text) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT count(*) FROM tandem.items i
+    WHERE tandem.check_state($1) IS NOT NULL AND i.state = tandem.check_state($1)
+$$;
+
+CREATE FUNCTION tandem.in_state(id text, state text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT EXISTS (SELECT FROM tandem.items i WHERE tandem.check_id($1) IS NOT NULL
+        AND tandem.check_state($2) IS NOT NULL AND i.id = tandem.check_id($1) AND i.state = tandem.check_state($2))
+$$;
+
+-- What this side knows of an item: links that carry it to Redis, and what the log still holds for them.
+CREATE FUNCTION tandem.item_status(id text) RETURNS tandem.standing
+LANGUAGE sql STABLE SET jit = off AS $$
+    SELECT ROW($1, w.status, CASE w.status WHEN 'missing' THEN 'none' WHEN 'removed' THEN 'none'
+            WHEN 'synced' THEN 'both' ELSE 'postgres' END,
+        CASE WHEN w.waits AND w.status IN ('removed', 'pending') THEN 'to_redis' END,
+        w.version, w.etag, coalesce(w.access_count, 0), w.last_accessed)::tandem.standing
+    FROM (
+        SELECT l.waits, coalesce(i.version, t.version) AS version, i.access_count,
+            CASE WHEN i.id IS NOT NULL THEN
+                encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), 'hex') END AS etag,
+            (extract(epoch FROM i.last_accessed) * 1000)::bigint AS last_accessed,
+            CASE WHEN i.local THEN 'local'
+                WHEN i.id IS NULL THEN CASE WHEN t.id IS NULL THEN 'missing' ELSE 'removed' END
+                WHEN l.waits IS NULL THEN 'unlinked' WHEN l.waits THEN 'pending' ELSE 'synced' END AS status
+        FROM (SELECT tandem.check_id($1) AS id) asked
+        LEFT JOIN tandem.items i ON i.id = asked.id
+        LEFT JOIN tandem.tombstones t ON t.id = asked.id
+        CROSS JOIN (
+            SELECT bool_or(l.needs_check OR EXISTS (SELECT FROM tandem.changes c
+                WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.id = $1
+                  AND c.origin IS DISTINCT FROM l.name)) AS waits
+            FROM tandem.links l
+            WHERE l.direction <> 'from_redis' AND (starts_with($1, l.prefix) OR starts_with($1, 'tandem/'))
+        ) l
+    ) w
+$$;
+COMMENT ON FUNCTION tandem.item_status IS 'whether an item is here only, on its way to Redis, or on both sides';
+
+-- VOLATILE, so that its snapshot is taken when the log is locked already: a slot that is emptied in between would
+-- otherwise be a gap that nobody notices.
+CREATE FUNCTION tandem.changes_since(since text DEFAULT NULL, lim bigint DEFAULT NULL)
+RETURNS TABLE (pos text, id text, op text, version bigint, "timestamp" bigint, state text, type text, payload jsonb,
+    payload_blob bytea, hash text, etag text, audit jsonb, origin text)
+LANGUAGE sql VOLATILE ROWS 100 SET jit = off SET enable_seqscan = off AS $$
+    SELECT c.xid || '-' || c.seq, c.id, CASE c.op WHEN 'p' THEN 'put' ELSE 'remove' END, c.version, c."timestamp",
+        i.state, CASE WHEN i.payload_blob IS NOT NULL THEN 'binary' WHEN i.payload IS NOT NULL THEN 'json' END,
+        i.payload, i.payload_blob, encode(i.payload_hash, 'hex'),
+        encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), 'hex'),
+        i.audit, c.origin
+    FROM (
+        SELECT c.* FROM tandem.changes c
+        WHERE (c.xid, c.seq) > (tandem.position_xid(since), tandem.position_seq(since))
+          AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+        ORDER BY c.xid, c.seq LIMIT tandem.page_limit(lim)
+    ) c
+    LEFT JOIN tandem.items i ON i.id = c.id AND NOT i.local
+    WHERE (SELECT tandem.check_position(since, s.truncated_xid, s.truncated_seq) FROM tandem.log_state s)
+    ORDER BY c.xid, c.seq
+$$;
+COMMENT ON FUNCTION tandem.changes_since IS
+    'changes after a position, in commit order without gaps; pass the last pos as since';
+
+CREATE FUNCTION tandem.log_position() RETURNS text
+LANGUAGE sql VOLATILE SET jit = off SET enable_seqscan = off AS $$
+    SELECT e.xid || '-' || e.seq FROM (
+        (SELECT c.xid, c.seq FROM tandem.changes c
+         WHERE c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY c.xid DESC, c.seq DESC LIMIT 1)
+        UNION ALL SELECT s.truncated_xid, s.truncated_seq FROM tandem.log_state s
+    ) e ORDER BY e.xid DESC, e.seq DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION tandem.log_position IS 'the position after which the next change will come';
 
 CREATE FUNCTION tandem.links() RETURNS TABLE (name text, mode text, prefix text, direction text, paused boolean,
     state text, pulled bigint, pushed bigint, waiting bigint, last_error text, last_error_at timestamptz,
@@ -72,7 +161,8 @@ COMMENT ON FUNCTION tandem.links IS 'the links, without their addresses: those h
 
 CREATE FUNCTION tandem.status() RETURNS TABLE (name text, value text)
 LANGUAGE sql STABLE AS $$
-    SELECT 'items', (SELECT count(*)::text FROM tandem.items)
+    SELECT v.name, v.value FROM (SELECT count(*), count(*) FILTER (WHERE i.local) FROM tandem.items i) c (items, locals)
+        CROSS JOIN LATERAL (VALUES ('items', c.items::text), ('local_items', c.locals::text)) v (name, value)
     UNION ALL SELECT 'root', tandem.merkle_root()
     UNION ALL SELECT 'tombstones', (SELECT count(*)::text FROM tandem.tombstones)
     UNION ALL SELECT 'blocks', (SELECT count(*)::text FROM tandem.blocks)
@@ -83,53 +173,53 @@ LANGUAGE sql STABLE AS $$
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
 $$;
 
--- Moves the log on to the next slot when the present one has grown or aged, and empties slots that every reader is
--- past. Emptying is not seen by snapshots as deleting is, so it waits until no transaction is left that is older
--- than the moment at which the slot was found to be read by all.
+-- Moves the log on to the next slot when the present one has grown or aged, and empties the one after that, if every
+-- reader is past it. The slot before the present one stays: it is what changes_since looks back on. Emptying is not
+-- seen by snapshots as deleting is, so it waits until every snapshot sees that positions in the slot are refused.
 CREATE FUNCTION tandem.rotate_log() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     state tandem.log_state;
     candidate smallint;
+    unread text;
     past boolean;
     used boolean;
 BEGIN
     SELECT * INTO state FROM tandem.log_state;
-    FOREACH candidate IN ARRAY ARRAY[0, 1, 2]::smallint[] LOOP
-        CONTINUE WHEN candidate = state.slot;
-        EXECUTE format('SELECT EXISTS (SELECT FROM tandem.changes_%s)', candidate) INTO used;
-        CONTINUE WHEN NOT used;
-        EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c
-            WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
-               OR EXISTS (SELECT FROM tandem.links l WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
-                          AND l.direction <> 'from_redis'))$q$, candidate) INTO past;
-        CONTINUE WHEN NOT past;
-        IF state.drained_slot IS DISTINCT FROM candidate THEN
-            UPDATE tandem.log_state SET drained_slot = candidate, drained_at = clock_timestamp();
-        ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
-                WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_start < state.drained_at) THEN
-            BEGIN
-                EXECUTE format('LOCK TABLE tandem.changes_%s IN ACCESS EXCLUSIVE MODE NOWAIT', candidate);
-                -- Who inserted while we looked has committed by now, and is seen by this fresh snapshot.
-                EXECUTE format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c
-                    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
-                       OR EXISTS (SELECT FROM tandem.links l WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
-                                  AND l.direction <> 'from_redis'))$q$, candidate) INTO past;
-                IF past THEN
-                    EXECUTE format('TRUNCATE tandem.changes_%s', candidate);
-                END IF;
-                UPDATE tandem.log_state SET drained_slot = NULL;
-            EXCEPTION WHEN lock_not_available THEN
-                NULL;
-            END;
+    candidate := (state.slot + 1) % 3;
+    unread := format($q$SELECT NOT EXISTS (SELECT FROM tandem.changes_%s c
+        WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)
+           OR EXISTS (SELECT FROM tandem.links l WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
+                      AND l.direction <> 'from_redis'))$q$, candidate);
+    EXECUTE format('SELECT EXISTS (SELECT FROM tandem.changes_%s)', candidate) INTO used;
+    IF used AND state.drained_slot IS DISTINCT FROM candidate THEN
+        EXECUTE unread INTO past;
+        IF past THEN
+            EXECUTE format($q$UPDATE tandem.log_state s SET drained_slot = $1, drained_at = clock_timestamp(),
+                drained_xid = pg_current_xact_id(), (truncated_xid, truncated_seq) =
+                (SELECT p.xid, p.seq FROM (SELECT c.xid, c.seq FROM tandem.changes_%s c
+                    UNION ALL SELECT s.truncated_xid, s.truncated_seq) p ORDER BY 1 DESC, 2 DESC LIMIT 1)$q$, candidate)
+                USING candidate;
         END IF;
-        RETURN;
-    END LOOP;
-    IF state.slot_since < now() - interval '10 minutes'
-       OR pg_relation_size(format('tandem.changes_%s', state.slot)::regclass) > 16 * 1024 * 1024 THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM tandem.changes_%s)', (state.slot + 1) % 3) INTO used;
-        IF NOT used THEN
-            UPDATE tandem.log_state SET slot = (state.slot + 1) % 3, slot_since = now();
-        END IF;
+    ELSIF used AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+            WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+              AND (a.xact_start < state.drained_at OR age(a.backend_xmin) >= age(state.drained_xid::xid))) THEN
+        BEGIN
+            EXECUTE format('LOCK TABLE tandem.changes_%s IN ACCESS EXCLUSIVE MODE NOWAIT', candidate);
+            -- Who inserted while we looked has committed by now, and is seen by this fresh snapshot.
+            EXECUTE unread INTO past;
+            EXECUTE format($q$SELECT $1 AND NOT EXISTS (SELECT FROM tandem.changes_%s c
+                WHERE (c.xid, c.seq) > ($2, $3))$q$, candidate)
+                INTO past USING past, state.truncated_xid, state.truncated_seq;
+            IF past THEN
+                EXECUTE format('TRUNCATE tandem.changes_%s', candidate);
+            END IF;
+            UPDATE tandem.log_state SET drained_slot = NULL;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    ELSIF NOT used AND (state.slot_since < now() - interval '10 minutes'
+            OR pg_relation_size(format('tandem.changes_%s', state.slot)::regclass) > 16 * 1024 * 1024) THEN
+        UPDATE tandem.log_state SET slot = candidate, slot_since = now();
     END IF;
 END
 $$;

@@ -9,6 +9,7 @@ CREATE TABLE tandem.items (
     payload_blob bytea,
     audit jsonb CHECK (jsonb_typeof(audit) = 'object'),
     state text COLLATE "C" NOT NULL DEFAULT 'default',
+    local boolean NOT NULL DEFAULT false,
     access_count bigint NOT NULL DEFAULT 0,
     last_accessed timestamptz,
     CONSTRAINT items_one_content CHECK ((payload IS NULL) <> (payload_blob IS NULL))
@@ -74,8 +75,13 @@ CREATE TABLE tandem.log_state (
     folded_xid bigint NOT NULL DEFAULT 0,
     folded_seq bigint NOT NULL DEFAULT 0,
     key_check bytea,
+    -- A slot that every reader is past, and the transaction that found it so; it is emptied once no snapshot is
+    -- older than that. Positions below `truncated` are refused from then on.
     drained_slot smallint,
-    drained_at timestamptz
+    drained_at timestamptz,
+    drained_xid xid8,
+    truncated_xid bigint NOT NULL DEFAULT 0,
+    truncated_seq bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 INSERT INTO tandem.log_state DEFAULT VALUES;
 
@@ -137,10 +143,21 @@ CREATE TYPE tandem.item AS (
     audit jsonb
 );
 
+CREATE TYPE tandem.standing AS (
+    id text,
+    status text,
+    tiers text,
+    direction text,
+    version bigint,
+    etag text,
+    access_count bigint,
+    last_accessed bigint
+);
+
 -- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored. The condition is
 -- put at the end of a query over the table, which is how the items themselves get into it.
 SELECT pg_catalog.pg_extension_config_dump('tandem.restored_items', 'WHERE false UNION ALL SELECT id, version, '
-    '"timestamp", payload_hash, payload, payload_blob, audit, state, access_count, last_accessed FROM tandem.items');
+    '"timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed FROM tandem.items');
 SELECT pg_catalog.pg_extension_config_dump('tandem.routes', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');

@@ -12,10 +12,11 @@ BEGIN
     SELECT (SELECT s.slot FROM tandem.log_state s), (SELECT pg_current_xact_id()::text::bigint),
            n.id, 'p', n.version, n."timestamp",
            tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash), (SELECT tandem.origin())
-    FROM new_rows n;
+    FROM new_rows n WHERE NOT n.local;
     IF FOUND THEN
         IF EXISTS (SELECT FROM tandem.tombstones) THEN
-            DELETE FROM tandem.tombstones t USING new_rows n WHERE t.id = n.id AND t.version < n.version;
+            DELETE FROM tandem.tombstones t USING new_rows n
+                WHERE t.id = n.id AND t.version < n.version AND NOT n.local;
         END IF;
     END IF;
     RETURN NULL;
@@ -38,20 +39,22 @@ BEGIN
                    coalesce(n."timestamp", tandem.now_ms()) AS "timestamp",
                    tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash) AS old_digest,
                    tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash) AS new_digest
-            FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
+            FROM (SELECT * FROM old_rows WHERE NOT local) o
+            FULL JOIN (SELECT * FROM new_rows WHERE NOT local) n ON n.id = o.id
             WHERE (o.version, o."timestamp", o.audit, o.id) IS DISTINCT FROM (n.version, n."timestamp", n.audit, n.id)
         ) c
-        RETURNING op
+        RETURNING op, old_digest
     )
-    SELECT bool_or(op = 'r') INTO moved FROM logged;
+    SELECT bool_or(op = 'r' OR old_digest IS NULL) INTO moved FROM logged;
     IF moved THEN
-        -- An update of the id itself removes one item and puts another.
+        -- An update of the id itself removes one item and puts another; one that shares a local item puts it.
         INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
         SELECT o.id, o.version + 1, (SELECT tandem.now_ms()) FROM old_rows o
-        WHERE NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id)
+        WHERE NOT o.local AND NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id AND NOT n.local)
         ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
             WHERE t.version < excluded.version;
-        DELETE FROM tandem.tombstones t USING new_rows n WHERE t.id = n.id AND t.version < n.version;
+        DELETE FROM tandem.tombstones t USING new_rows n
+            WHERE t.id = n.id AND t.version < n.version AND NOT n.local;
     END IF;
     RETURN NULL;
 END
@@ -62,12 +65,12 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit 
 BEGIN
     INSERT INTO tandem.changes (slot, xid, id, op, version, "timestamp", old_digest, origin)
     SELECT (SELECT s.slot FROM tandem.log_state s), (SELECT pg_current_xact_id()::text::bigint),
-           o.id, 'r', o.version + 1, (SELECT tandem.now_ms()),
+           o.id, 'r', tandem.removed_version(o.id, o.version), (SELECT tandem.now_ms()),
            tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), (SELECT tandem.origin())
-    FROM old_rows o;
+    FROM old_rows o WHERE NOT o.local;
     IF FOUND THEN
         INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
-        SELECT o.id, o.version + 1, (SELECT tandem.now_ms()) FROM old_rows o
+        SELECT o.id, tandem.removed_version(o.id, o.version), (SELECT tandem.now_ms()) FROM old_rows o WHERE NOT o.local
         ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
         WHERE t.version < excluded.version;
     END IF;
@@ -85,7 +88,7 @@ BEGIN
             SELECT (SELECT s.slot FROM tandem.log_state s), (SELECT pg_current_xact_id()::text::bigint),
                    o.id, 'r', o.version + 1, (SELECT tandem.now_ms()),
                    tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), (SELECT tandem.origin())
-            FROM ONLY %I.%I o
+            FROM ONLY %I.%I o WHERE NOT o.local
             RETURNING id, version, "timestamp"
         )
         INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
@@ -121,9 +124,9 @@ SELECT tandem.add_triggers('tandem.items', false), tandem.add_triggers('tandem.i
 CREATE FUNCTION tandem.restore_items() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO tandem.items (id, version, "timestamp", payload_hash, payload, payload_blob, audit, state,
+    INSERT INTO tandem.items (id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local,
         access_count, last_accessed)
-    SELECT id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, access_count, last_accessed
+    SELECT id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed
     FROM new_rows;
     DELETE FROM tandem.restored_items;
     RETURN NULL;

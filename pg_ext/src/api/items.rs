@@ -1,156 +1,225 @@
-//! put, put_binary, put_many, delete, apply.
+//! Single items: put, put_binary, merge, delete, set_state, move_state, apply, touch.
 
+use super::arguments::{JsonbText, Options, given, given_id};
 use crate::error::{Outcome, answer};
+use crate::planning::{self, update_kept};
 use crate::settings;
-use crate::store::{self, Done, Operation};
+use crate::store::{self, Done, OwnWrite};
 use pgrx::prelude::*;
-use tandem_shared::id::check_id;
-use tandem_shared::request::{PutOptions, PutRequest, RemoveRequest};
-use tandem_shared::{ContentType, Error};
+use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest, StateRequest};
+use tandem_shared::{Digest, PayloadHash};
 
-type PutRow = (i64, Option<String>, Option<String>, bool);
+type Written = (i64, Option<String>, Option<String>, bool);
 
-fn put_row(done: Done) -> PutRow {
-    (done.version as i64, done.etag, done.hash, done.changed)
+fn written(done: Done) -> Written {
+    let (etag, hash) = (done.digest.map(Digest::to_hex), done.payload_hash.map(PayloadHash::to_hex));
+    (done.version as i64, etag, hash, done.changed)
 }
 
-#[allow(clippy::too_many_arguments, reason = "the SQL function has these arguments")]
-fn put_content(
-    id: &str,
-    payload: &[u8],
-    content_type: ContentType,
+fn run_put(id: Option<&str>, payload: Option<&[u8]>, options: &Options<'_>) -> Outcome<Written> {
+    let (id, payload) = (given_id(id)?, given("payload", payload)?);
+    let limit_bytes = settings::content_bytes_max();
+    let request = options.with(|options| PutRequest::parse(payload, options, limit_bytes))?;
+    store::run_one(id, Operation::Put(request)).map(written)
+}
+
+fn run_merge(id: Option<&str>, patch: Option<&[u8]>, options: &Options<'_>) -> Outcome<Written> {
+    let (id, patch) = (given_id(id)?, given("patch", patch)?);
+    let limit_bytes = settings::content_bytes_max();
+    let request = options.with(|options| MergeRequest::parse(patch, options, limit_bytes))?;
+    store::run_one(id, Operation::Merge(request)).map(written)
+}
+
+/// Writes an item whose content is text. Errors: as TANDEM.PUT.
+#[pg_extern(
+    volatile,
+    parallel_unsafe,
+    sql = r#"
+CREATE FUNCTION tandem.put(id text, payload text, version bigint DEFAULT NULL, state text DEFAULT NULL,
+    if_match text DEFAULT NULL, if_absent boolean DEFAULT false, audit text DEFAULT NULL, type text DEFAULT NULL,
+    local boolean DEFAULT false)
+RETURNS TABLE (version bigint, etag text, hash text, changed boolean)
+VOLATILE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+COMMENT ON FUNCTION tandem.put(text, text, bigint, text, text, boolean, text, text, boolean) IS
+    'writes an item; type json or binary, or detected';
+"#
+)]
+#[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
+fn put(
+    id: Option<&str>,
+    payload: Option<&str>,
     version: Option<i64>,
     state: Option<&str>,
     if_match: Option<&str>,
-    if_absent: bool,
+    if_absent: Option<bool>,
     audit: Option<&str>,
-) -> Outcome<PutRow> {
-    check_id(id)?;
-    let version = version.map(|version| version.to_string());
-    let options = PutOptions {
-        content_type: Some(content_type),
-        state,
-        version: version.as_deref(),
-        if_match,
-        if_absent,
-        audit,
-    };
-    let request = PutRequest::parse(payload, &options, settings::content_bytes_max())?;
-    one(id, Operation::Put(request)).map(put_row)
-}
-
-fn one(id: &str, operation: Operation) -> Outcome<Done> {
-    let done = store::run(vec![(id.to_owned(), operation)])?.pop();
-    done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
-}
-
-/// Writes an item whose content is JSON text. Errors: as TANDEM.PUT.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
-fn put(
-    id: &str,
-    payload: &str,
-    version: default!(Option<i64>, "NULL"),
-    state: default!(Option<&str>, "NULL"),
-    if_match: default!(Option<&str>, "NULL"),
-    if_absent: default!(bool, "false"),
-    audit: default!(Option<&str>, "NULL"),
+    content_type: Option<&str>,
+    local: Option<bool>,
 ) -> TableIterator<
     'static,
     (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
 > {
-    let json = ContentType::Json;
-    TableIterator::once(answer(put_content(
-        id,
-        payload.as_bytes(),
-        json,
-        version,
-        state,
-        if_match,
-        if_absent,
-        audit,
-    )))
+    let options = Options { content_type, version, state, if_match, if_absent, audit, local };
+    TableIterator::once(answer(run_put(id, payload.map(str::as_bytes), &options)))
+}
+
+/// Writes an item whose content is JSON. Errors: as TANDEM.PUT … JSON.
+#[pg_extern(volatile, parallel_unsafe, name = "put")]
+#[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
+fn put_jsonb(
+    id: Option<&str>,
+    payload: Option<JsonbText>,
+    version: default!(Option<i64>, "NULL"),
+    state: default!(Option<&str>, "NULL"),
+    if_match: default!(Option<&str>, "NULL"),
+    if_absent: default!(Option<bool>, "false"),
+    audit: default!(Option<&str>, "NULL"),
+    local: default!(Option<bool>, "false"),
+) -> TableIterator<
+    'static,
+    (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
+> {
+    let content_type = Some("json");
+    let options = Options { content_type, version, state, if_match, if_absent, audit, local };
+    TableIterator::once(answer(run_put(id, payload.as_ref().map(JsonbText::as_bytes), &options)))
 }
 
 /// Writes an item whose content is any bytes. Errors: as TANDEM.PUT … BINARY.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
 fn put_binary(
-    id: &str,
-    payload: &[u8],
+    id: Option<&str>,
+    payload: Option<&[u8]>,
     version: default!(Option<i64>, "NULL"),
     state: default!(Option<&str>, "NULL"),
     if_match: default!(Option<&str>, "NULL"),
-    if_absent: default!(bool, "false"),
+    if_absent: default!(Option<bool>, "false"),
+    audit: default!(Option<&str>, "NULL"),
+    local: default!(Option<bool>, "false"),
+) -> TableIterator<
+    'static,
+    (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
+> {
+    let content_type = Some("binary");
+    let options = Options { content_type, version, state, if_match, if_absent, audit, local };
+    TableIterator::once(answer(run_put(id, payload, &options)))
+}
+
+/// Applies a JSON merge patch (RFC 7396). Errors: as TANDEM.MERGE.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
+fn merge(
+    id: Option<&str>,
+    patch: Option<&str>,
+    version: default!(Option<i64>, "NULL"),
+    state: default!(Option<&str>, "NULL"),
+    if_match: default!(Option<&str>, "NULL"),
+    if_absent: default!(Option<bool>, "false"),
     audit: default!(Option<&str>, "NULL"),
 ) -> TableIterator<
     'static,
     (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
 > {
-    let binary = ContentType::Binary;
-    TableIterator::once(answer(put_content(id, payload, binary, version, state, if_match, if_absent, audit)))
+    let options = Options { version, state, if_match, if_absent, audit, ..Options::default() };
+    TableIterator::once(answer(run_merge(id, patch.map(str::as_bytes), &options)))
 }
 
-/// Writes many JSON items, all or none; one result an id, in order. An error names the item that is refused.
-#[pg_extern(volatile, parallel_unsafe)]
-fn put_many(
-    ids: Vec<Option<String>>,
-    payloads: Vec<Option<String>>,
+/// As merge with the patch as text.
+#[pg_extern(volatile, parallel_unsafe, name = "merge")]
+#[allow(clippy::too_many_arguments, reason = "SQL has named arguments with defaults")]
+fn merge_jsonb(
+    id: Option<&str>,
+    patch: Option<JsonbText>,
+    version: default!(Option<i64>, "NULL"),
+    state: default!(Option<&str>, "NULL"),
+    if_match: default!(Option<&str>, "NULL"),
+    if_absent: default!(Option<bool>, "false"),
+    audit: default!(Option<&str>, "NULL"),
 ) -> TableIterator<
     'static,
     (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
 > {
-    let outcome = (|| -> Outcome<Vec<PutRow>> {
-        if ids.len() != payloads.len() {
-            return Err(Error::invalid(
-                format!("put_many of {} ids and {} payloads", ids.len(), payloads.len()),
-                "does not pair up",
-                "give one payload an id",
-            )
-            .into());
-        }
-        let mut operations = Vec::with_capacity(ids.len());
-        for (place, (id, payload)) in ids.into_iter().zip(payloads).enumerate() {
-            let id = id.unwrap_or_default();
-            let payload = payload.unwrap_or_default();
-            let request = check_id(&id).and_then(|()| {
-                PutRequest::parse(payload.as_bytes(), &PutOptions::default(), settings::content_bytes_max())
-            });
-            let request = request.map_err(|error| error.at_item(place, &id))?;
-            operations.push((id, Operation::Put(request)));
-        }
-        Ok(store::run(operations)?.into_iter().map(put_row).collect())
-    })();
-    TableIterator::new(answer(outcome))
+    let options = Options { version, state, if_match, if_absent, audit, ..Options::default() };
+    TableIterator::once(answer(run_merge(id, patch.as_ref().map(JsonbText::as_bytes), &options)))
 }
 
 /// Deletes an item and leaves a tombstone. True if it was there. Errors: as TANDEM.REMOVE.
 #[pg_extern(volatile, parallel_unsafe)]
-fn delete(id: &str, if_match: default!(Option<&str>, "NULL"), audit: default!(Option<&str>, "NULL")) -> bool {
+fn delete(
+    id: Option<&str>,
+    if_match: default!(Option<&str>, "NULL"),
+    audit: default!(Option<&str>, "NULL"),
+    version: default!(Option<i64>, "NULL"),
+) -> bool {
     answer((|| {
-        check_id(id)?;
-        Ok(one(id, Operation::Remove(RemoveRequest::parse(if_match, audit)?))?.changed)
+        let id = given_id(id)?;
+        let version = version.map(|version| version.to_string());
+        let request = RemoveRequest::parse(version.as_deref(), if_match, audit)?;
+        Ok(store::run_one(id, Operation::Remove(request))?.changed)
     })())
+}
+
+/// Changes the state and leaves the content. Errors: as TANDEM.STATE SET.
+#[pg_extern(volatile, parallel_unsafe)]
+fn set_state(
+    id: Option<&str>,
+    state: Option<&str>,
+    if_match: default!(Option<&str>, "NULL"),
+    audit: default!(Option<&str>, "NULL"),
+) -> TableIterator<
+    'static,
+    (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
+> {
+    let outcome = (|| {
+        let id = given_id(id)?;
+        let request = StateRequest::parse(given("state", state)?, None, if_match, audit)?;
+        store::run_one(id, Operation::SetState(request)).map(written)
+    })();
+    TableIterator::once(answer(outcome))
+}
+
+/// Changes the state of an item that is in a given one. Errors: as TANDEM.STATE MOVE.
+#[pg_extern(volatile, parallel_unsafe)]
+fn move_state(
+    id: Option<&str>,
+    from_state: Option<&str>,
+    to_state: Option<&str>,
+    audit: default!(Option<&str>, "NULL"),
+) -> TableIterator<
+    'static,
+    (name!(version, i64), name!(etag, Option<String>), name!(hash, Option<String>), name!(changed, bool)),
+> {
+    let outcome = (|| {
+        let id = given_id(id)?;
+        let (from, to) = (given("from_state", from_state)?, given("to_state", to_state)?);
+        let request = StateRequest::parse(to, Some(from), None, audit)?;
+        store::run_one(id, Operation::SetState(request)).map(written)
+    })();
+    TableIterator::once(answer(outcome))
 }
 
 /// Joins an encoded revision: `applied`, `unchanged` or `stale`. Errors: `INVALID`, `CORRUPT`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn apply(id: &str, revision: &[u8]) -> &'static str {
+fn apply(id: Option<&str>, revision: Option<&[u8]>) -> &'static str {
     answer((|| {
-        check_id(id)?;
-        let joined = one(id, Operation::Apply(store::decode(revision)?))?.joined;
+        let id = given_id(id)?;
+        let revision = store::decode(given("revision", revision)?)?;
+        let joined = store::run_one(id, Operation::Apply(revision))?.joined;
         Ok(joined.map_or("unchanged", |joined| joined.as_str()))
     })())
 }
 
-extension_sql!(
-    r#"
-CREATE FUNCTION tandem.put(id text, payload jsonb, version bigint DEFAULT NULL, state text DEFAULT NULL,
-    if_match text DEFAULT NULL, if_absent boolean DEFAULT false, audit text DEFAULT NULL)
-RETURNS TABLE (version bigint, etag text, hash text, changed boolean) LANGUAGE sql VOLATILE AS $$
-    SELECT * FROM tandem.put($1, $2::text, $3, $4, $5, $6, $7)
-$$;
-"#,
-    name = "put_jsonb",
-    requires = [put]
-);
+const TOUCH: &str = "UPDATE tandem.items i SET access_count = i.access_count + 1, last_accessed = now() \
+    WHERE i.id = $1 RETURNING true";
+
+/// Counts an access of an item. True if it exists. Its revision stays. Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn touch(id: Option<&str>) -> bool {
+    answer((|| {
+        let id = given_id(id)?;
+        let _own = OwnWrite::begin();
+        planning::by_index(|| {
+            Spi::connect_mut(|client| Ok(!update_kept(client, TOUCH, &[id.into()])?.is_empty()))
+        })
+    })())
+}

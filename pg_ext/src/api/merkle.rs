@@ -1,70 +1,152 @@
-//! merkle_root, merkle_hash, merkle_children, verify.
+//! merkle_root, merkle_hash, merkle_node, merkle_children, merkle_leaves, verify.
 
+use super::arguments::given;
 use crate::error::{Failure, Outcome, answer};
 use crate::fold;
-use crate::replica::fingerprint;
+use crate::planning::{self, select_kept};
+use crate::replica::{Items, fingerprint};
+use crate::rows::end_or_last;
 use crate::settings;
 use pgrx::prelude::*;
 use tandem_shared::paths::{OrderedIds, children};
+use tandem_shared::reconcile::Replica;
 use tandem_shared::request::page_limit;
 use tandem_shared::{Content, Digest, Error, Fingerprint, Path, Range};
 
-struct Ids;
+/// The ids of shared items, for a walk through the tree that their dots make.
+pub struct Ids;
+
+const FIRST: &str = "SELECT i.id FROM tandem.items i WHERE i.id >= $1 AND i.id < $2 AND NOT i.local \
+    ORDER BY i.id LIMIT 1";
 
 impl OrderedIds for Ids {
     type Error = Failure;
 
     fn first_at_or_after(&mut self, start: &str, end: Option<&str>) -> Outcome<Option<String>> {
-        Ok(Spi::get_one_with_args(
-            "SELECT min(i.id) FROM tandem.items i WHERE i.id >= $1 AND ($2::text IS NULL OR i.id < $2)",
-            &[start.into(), end.into()],
-        )?)
+        let end = end_or_last(end.map(str::to_owned));
+        planning::by_index(|| {
+            Spi::connect(|client| {
+                let rows = select_kept(client, FIRST, &[start.into(), end.into()])?;
+                Ok(rows.into_iter().next().map(|row| row.get::<String>(1)).transpose()?.flatten())
+            })
+        })
     }
 
     fn contains(&mut self, id: &str) -> Outcome<bool> {
-        let found = Spi::get_one_with_args(
-            "SELECT EXISTS (SELECT FROM tandem.items i WHERE i.id = $1)",
-            &[id.into()],
-        )?;
-        Ok(found == Some(true))
+        const CONTAINS: &str = "SELECT FROM tandem.items i WHERE i.id = $1 AND NOT i.local";
+        planning::by_index(|| {
+            Spi::connect(|client| Ok(!select_kept(client, CONTAINS, &[id.into()])?.is_empty()))
+        })
     }
 }
 
-fn subtree(path: &Path) -> Outcome<Fingerprint> {
+/// The exact fingerprint of a path and everything below it.
+pub fn subtree(path: &Path) -> Outcome<Fingerprint> {
     path.ranges().iter().map(fingerprint).sum::<Outcome<Fingerprint>>()
 }
 
-/// The hash of all items, NULL without any.
+fn fold_if(fold: Option<bool>) {
+    if fold.unwrap_or(true) {
+        fold::before_reading();
+    }
+}
+
+/// The hash of all items, NULL without any. Without folding it is the same, only dearer.
 #[pg_extern(volatile, parallel_unsafe)]
-fn merkle_root() -> Option<String> {
-    fold::before_reading();
+fn merkle_root(fold: default!(Option<bool>, "true")) -> Option<String> {
+    fold_if(fold);
     answer(fingerprint(&Range::all())).node_hash()
 }
 
 /// The hash of a path and everything below it, NULL without any item. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn merkle_hash(path: &str) -> Option<String> {
-    fold::before_reading();
-    answer((|| subtree(&Path::new(path)?))()).node_hash()
+fn merkle_hash(path: Option<&str>, fold: default!(Option<bool>, "true")) -> Option<String> {
+    let path = answer(given("path", path).and_then(Path::new).map_err(Into::into));
+    fold_if(fold);
+    answer(subtree(&path)).node_hash()
+}
+
+const PENDING: &str = "SELECT count(*) FROM tandem.changes c \
+    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
+      AND c.old_digest IS DISTINCT FROM c.new_digest AND c.id >= $1 AND c.id < $2";
+
+fn pending(range: Range) -> Outcome<i64> {
+    planning::by_index(|| {
+        Spi::connect(|client| {
+            let args = [range.start.into(), end_or_last(range.end).into()];
+            Ok(select_kept(client, PENDING, &args)?.first().get_one::<i64>()?.unwrap_or(0))
+        })
+    })
+}
+
+/// A path with its hash, its number of items and the number of changes below it that are not folded yet.
+/// Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn merkle_node(
+    path: Option<&str>,
+    fold: default!(Option<bool>, "true"),
+) -> TableIterator<
+    'static,
+    (name!(path, String), name!(hash, Option<String>), name!(count, i64), name!(pending, i64)),
+> {
+    let outcome = (|| -> Outcome<(String, Option<String>, i64, i64)> {
+        let path = Path::new(given("path", path)?)?;
+        fold_if(fold);
+        let sum = subtree(&path)?;
+        let pending = path.ranges().into_iter().map(pending).sum::<Outcome<i64>>()?;
+        Ok((path.as_str().to_owned(), sum.node_hash(), sum.count() as i64, pending))
+    })();
+    TableIterator::once(answer(outcome))
 }
 
 /// The children of a path with hash and number of items. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn merkle_children(
-    path: &str,
+    path: Option<&str>,
     after: default!(Option<&str>, "NULL"),
     lim: default!(Option<i64>, "NULL"),
+    fold: default!(Option<bool>, "true"),
 ) -> TableIterator<'static, (name!(path, String), name!(hash, Option<String>), name!(count, i64))> {
-    fold::before_reading();
-    let outcome = (|| -> Outcome<Vec<(String, Option<String>, i64)>> {
-        let path = Path::new(path)?;
+    let outcome = (|| -> Outcome<Vec<Node>> {
+        let path = Path::new(given("path", path)?)?;
         let after = after.map(Path::new).transpose()?;
-        let mut rows = Vec::new();
-        for child in children(&mut Ids, &path, after.as_ref(), page_limit(lim)?)? {
-            let sum = subtree(&child)?;
-            rows.push((child.as_str().to_owned(), sum.node_hash(), sum.count() as i64));
+        let limit = page_limit(lim)?;
+        fold_if(fold);
+        children(&mut Ids, &path, after.as_ref(), limit)?.iter().map(node).collect()
+    })();
+    TableIterator::new(answer(outcome))
+}
+
+/// A path, its hash and its number of items.
+pub type Node = (String, Option<String>, i64);
+
+/// Reads the fingerprint of a path.
+pub fn node(path: &Path) -> Outcome<Node> {
+    let sum = subtree(path)?;
+    Ok((path.as_str().to_owned(), sum.node_hash(), sum.count() as i64))
+}
+
+/// The items of a subtree in byte order. Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn merkle_leaves(
+    path: Option<&str>,
+    after: default!(Option<&str>, "NULL"),
+    lim: default!(Option<i64>, "NULL"),
+) -> TableIterator<'static, (name!(id, String), name!(etag, String))> {
+    let outcome = (|| -> Outcome<Vec<(String, String)>> {
+        let path = Path::new(given("path", path)?)?;
+        let limit = page_limit(lim)?;
+        let mut leaves = Vec::new();
+        for range in path.ranges() {
+            let range = after.map_or(range.clone(), |after| range.after(after));
+            if range.is_empty() || leaves.len() == limit {
+                continue;
+            }
+            for entry in Items.lists(&[range], limit - leaves.len())?.into_iter().flatten() {
+                leaves.push((entry.id, entry.digest.to_hex()));
+            }
         }
-        Ok(rows)
+        Ok(leaves)
     })();
     TableIterator::new(answer(outcome))
 }
@@ -94,7 +176,7 @@ fn recount() -> Outcome<(i64, Vec<String>)> {
             "SELECT 0 AS kind, k.first AS id, k.count, k.sum, NULL::bytea, NULL::text, NULL::bytea, s.key_check \
              FROM tandem.blocks k, tandem.log_state s \
              UNION ALL SELECT 1, i.id, 0, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), \
-                 i.payload_hash, i.payload::text, i.payload_blob, NULL FROM tandem.items i \
+                 i.payload_hash, i.payload::text, i.payload_blob, NULL FROM tandem.items i WHERE NOT i.local \
              UNION ALL SELECT 2, c.id, 0, c.old_digest, c.new_digest, NULL, NULL, NULL \
              FROM tandem.changes c WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
              ORDER BY kind, id",

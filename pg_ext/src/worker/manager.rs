@@ -21,6 +21,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     attach_signals();
     BackgroundWorker::connect_worker_to_spi(Some(&database), None);
     let mut rotated: Option<Instant> = None;
+    let mut told = String::new();
     loop {
         let present = transaction(|| {
             Ok(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')")?)
@@ -30,12 +31,29 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             continue;
         }
         report(transaction(|| Ok(Spi::get_one::<i64>("SELECT tandem.fold()")?)));
+        tell(&mut told);
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
             report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
         }
         start_sessions(&database);
         wait(ROUND);
+    }
+}
+
+/// Notifies the listeners of `tandem` when more of the log can be read than they were told.
+fn tell(told: &mut String) {
+    let before = told.as_str();
+    let position = transaction(|| {
+        let position = Spi::get_one::<String>("SELECT tandem.log_position()")?.unwrap_or_default();
+        if position != before {
+            Spi::run_with_args("SELECT pg_notify('tandem', $1)", &[position.as_str().into()])?;
+        }
+        Ok(position)
+    });
+    match position {
+        Ok(position) => *told = position,
+        Err(failed) => report::<()>(Err(failed)),
     }
 }
 

@@ -1,15 +1,17 @@
 //! TANDEM.EFFECT: what replicas and the AOF get in place of a client's request. Not for clients.
 
 use crate::args::{Args, unknown_option};
+use crate::decide::{Change, Planned};
 use crate::engine;
+use crate::item::Item;
 use crate::keys::{self, WritableKey};
 use crate::persist;
-use crate::store::{self, Writer, selected};
+use crate::store::{self, Effect, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::{Error, Result};
 
-const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN id revision seq origin expires-at | RESTORE id revision | \
+const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | \
                      BOOKS bytes | ATTACH name | DETACH name | ACK name seq";
 
 /// TANDEM.EFFECT
@@ -25,18 +27,21 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let database = selected(context);
     let verb = args.text("subcommand")?.to_ascii_uppercase();
     match verb.as_str() {
-        "WRITE" | "JOIN" => {
+        "WRITE" | "JOIN" | "LOCAL" => {
             let (id, _) = args.id()?;
+            let effect = Effect::decode(args.bytes()?)?;
             let revision = decode(args.bytes()?, Source::Own)?;
             let live = !revision.head().is_tombstone();
-            let seq = Some(args.unsigned("seq")?).filter(|seq| *seq > 0);
-            let origin = args.text("origin")?;
-            let expires_at = tandem_shared::request::integer("expires-at", args.text("expires-at")?)?;
-            let writer = if origin.is_empty() { Writer::Client } else { Writer::Link(origin) };
-            store::replay(context, id, revision, seq, writer)?;
+            let mut planned = Planned::of(&store::digest_key()?, id, revision);
+            let writer = effect.origin.map_or(Writer::Client, Writer::Link);
+            if let (Change::Store(item), "LOCAL") = (&mut planned.change, verb.as_str()) {
+                item.local = true;
+            }
+            let books = (verb != "LOCAL").then_some((effect.seq, writer));
+            store::replay(context, id, planned, books)?;
             if live {
                 let mut key = WritableKey::open(context, id, &keys::name(context, id))?;
-                match expires_at {
+                match effect.expires_at {
                     at if at >= 0 => key.expire_at(at),
                     _ if key.expires_at() >= 0 => key.expire_after(None),
                     _ => {}
@@ -45,7 +50,7 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         }
         "RESTORE" => {
             let (id, _) = args.id()?;
-            store::restore(context, id, decode(args.bytes()?, Source::Own)?)?;
+            store::restore(context, id, Item::decode(args.bytes()?)?)?;
         }
         "BOOKS" => {
             let books = persist::load(args.bytes()?)?;

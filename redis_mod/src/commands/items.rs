@@ -1,54 +1,50 @@
-//! TANDEM.PUT, GET, MGET, EXISTS, REMOVE, SCAN, COUNT, APPLY.
+//! Single items: TANDEM.PUT, MERGE, GET, MGET, EXISTS, MEXISTS, REMOVE, STATUS, APPLY.
 
-use crate::args::{Args, Expiry, PUT_USAGE, page, put as read_put, remove as read_remove, unknown_option};
-use crate::engine;
+use crate::args::{Args, PUT_USAGE, Takes, unknown_option, write_options};
+use crate::engine::{self, Database};
+use crate::item::Item;
 use crate::keys;
 use crate::reply::Reply;
-use crate::store::{self, Ttl, Writer, now, selected};
+use crate::store::{self, Asked, Ttl, Writer, digest_key, selected};
 use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
-use tandem_shared::decide::{decide_put, decide_remove};
-use tandem_shared::{Digest, DigestKey, Range, Result, Revision};
+use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest};
+use tandem_shared::{Result, Version};
 
-fn digest_key() -> Result<DigestKey> {
-    engine::with(|engine| engine.key.clone())
+fn content_bytes_max() -> Result<usize> {
+    engine::with(|engine| engine.content_bytes_max)
 }
 
 /// TANDEM.PUT
 pub fn put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let mut args = Args::new(&args, PUT_USAGE);
     let (id, name) = args.id()?;
-    let (key, content_bytes_max) = engine::with(|engine| (engine.key.clone(), engine.content_bytes_max))?;
-    let (request, expiry) = read_put(&mut args, content_bytes_max)?;
-    let now = now()?;
-    let ttl = match expiry {
-        Expiry::Clear => Ttl::Clear,
-        Expiry::Keep => Ttl::Keep,
-        Expiry::After(milliseconds) => Ttl::After(milliseconds),
-    };
-    let reply = Reply::new(context);
-    let answer = |revision: &Revision, changed: bool| reply_written(reply, &key, id, revision, changed);
-    store::write(context, id, name, ttl, |current| decide_put(&key, id, current, request, now), answer)?;
+    let payload = args.bytes()?;
+    let takes = Takes { content_type: true, state: true, ttl: true, condition: true };
+    let options = write_options(&mut args, takes, PUT_USAGE)?;
+    let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    // As after SET, nothing is left of an earlier time to live unless it is asked for.
+    let ttl = options.ttl.unwrap_or(Ttl::Clear);
+    let answer = store::write(context, Asked { id, name, operation: Operation::Put(request), ttl })?;
+    Reply::new(context).answer(&answer);
     Ok(RedisValue::NoReply)
 }
 
-fn reply_written(reply: Reply, key: &DigestKey, id: &str, revision: &Revision, changed: bool) {
-    reply.map(4);
-    reply.bulk("version");
-    reply.integer(revision.version.get());
-    reply.bulk("etag");
-    match revision.digest(key, id) {
-        Some(digest) => reply.hex(&digest),
-        None => reply.null(),
-    }
-    reply.bulk("hash");
-    match revision.content() {
-        Some(content) => reply.hex(&Digest(content.payload_hash().0)),
-        None => reply.null(),
-    }
-    reply.bulk("changed");
-    reply.integer(u64::from(changed));
+/// TANDEM.MERGE
+pub fn merge(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.MERGE id patch [VERSION n] [STATE s] [EX s|PX ms|KEEPTTL] \
+                         [IFMATCH etag|IFABSENT] [AUDIT json]";
+    let mut args = Args::new(&args, USAGE);
+    let (id, name) = args.id()?;
+    let patch = args.bytes()?;
+    let takes = Takes { content_type: false, state: true, ttl: true, condition: true };
+    let options = write_options(&mut args, takes, USAGE)?;
+    let request = MergeRequest::parse(patch, &options.put, content_bytes_max()?)?;
+    let ttl = options.ttl.unwrap_or(Ttl::Keep);
+    let answer = store::write(context, Asked { id, name, operation: Operation::Merge(request), ttl })?;
+    Reply::new(context).answer(&answer);
+    Ok(RedisValue::NoReply)
 }
 
 /// TANDEM.GET
@@ -64,11 +60,13 @@ pub fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     };
     args.end()?;
     let (reply, key) = (Reply::new(context), digest_key()?);
-    let found =
-        keys::with_named_item(context, id, name, KeyFlags::empty(), |revision| match revision.content() {
+    let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |item| {
+        item.touch();
+        match item.revision.content() {
             Some(content) if payload_only => reply.bulk(content.bytes()),
-            _ => reply.item(&key, id, revision),
-        })?;
+            _ => reply.item(&key, id, item),
+        }
+    })?;
     if found.is_none() {
         reply.null();
     }
@@ -93,8 +91,9 @@ pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let (reply, key) = (Reply::new(context), digest_key()?);
     reply.array(ids.len());
     for (id, name) in ids {
-        let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |revision| {
-            reply.item(&key, id, revision);
+        let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |item| {
+            item.touch();
+            reply.item(&key, id, item);
         });
         if !matches!(found, Ok(Some(()))) {
             reply.null();
@@ -103,62 +102,36 @@ pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
+fn exist(context: &Context, args: &[RedisString], usage: &'static str) -> Result<Vec<bool>> {
+    let exists = |(id, name): (&str, &RedisString)| {
+        let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |_| ())?;
+        Ok(found.is_some())
+    };
+    ids(&mut Args::new(args, usage))?.into_iter().map(exists).collect()
+}
+
 /// TANDEM.EXISTS
 pub fn exists(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let mut count = 0;
-    for (id, name) in ids(&mut Args::new(&args, "TANDEM.EXISTS id [id ...]"))? {
-        let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |_| ())?;
-        count += i64::from(found.is_some());
-    }
-    Ok(RedisValue::Integer(count))
+    let found = exist(context, &args, "TANDEM.EXISTS id [id ...]")?;
+    Ok(RedisValue::Integer(found.into_iter().map(i64::from).sum()))
+}
+
+/// TANDEM.MEXISTS
+pub fn mexists(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    let found = exist(context, &args, "TANDEM.MEXISTS id [id ...]")?;
+    Ok(RedisValue::Array(found.into_iter().map(|found| RedisValue::Integer(found.into())).collect()))
 }
 
 /// TANDEM.REMOVE
 pub fn remove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    const USAGE: &str = "TANDEM.REMOVE id [IFMATCH etag] [AUDIT json]";
+    const USAGE: &str = "TANDEM.REMOVE id [VERSION n] [IFMATCH etag] [AUDIT json]";
     let mut args = Args::new(&args, USAGE);
     let (id, name) = args.id()?;
-    let request = read_remove(&mut args, USAGE)?;
-    let (key, now) = (digest_key()?, now()?);
-    let decide = |current: Option<&tandem_shared::Head<'_>>| decide_remove(&key, id, current, request, now);
-    let removed = store::write(context, id, name, Ttl::Keep, decide, |_, written| written)?;
-    Ok(RedisValue::Integer(i64::from(removed == Some(true))))
-}
-
-/// TANDEM.SCAN
-pub fn scan(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    const USAGE: &str = "TANDEM.SCAN prefix [AFTER id] [LIMIT n]";
-    let mut args = Args::new(&args, USAGE);
-    let mut range = Range::of_prefix(args.text("prefix")?)?;
-    let (after, limit) = page(&mut args, USAGE)?;
-    if let Some(after) = after {
-        range = range.after(after);
-    }
-    let ids: Vec<String> = engine::with_database(selected(context), |database| {
-        database.index.page(&range, limit).map(|(id, _)| id.to_owned()).collect()
-    })?;
-    let (reply, key) = (Reply::new(context), digest_key()?);
-    reply.open_array();
-    let mut count = 0;
-    for id in ids {
-        // A copy that expires at this look is left out.
-        let found =
-            keys::with_item(context, &id, KeyFlags::NOTOUCH, |revision| reply.item(&key, &id, revision));
-        count += usize::from(matches!(found, Ok(Some(()))));
-    }
-    reply.end_array(count);
-    Ok(RedisValue::NoReply)
-}
-
-/// TANDEM.COUNT
-pub fn count(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let mut args = Args::new(&args, "TANDEM.COUNT [prefix]");
-    let prefix = if args.left() > 0 { args.text("prefix")? } else { "" };
-    args.end()?;
-    let range = Range::of_prefix(prefix)?;
-    let count =
-        engine::with_database(selected(context), |database| database.index.fingerprint(&range).count())?;
-    Ok(RedisValue::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
+    let options = write_options(&mut args, Takes { condition: true, ..Takes::default() }, USAGE)?.put;
+    let request = RemoveRequest::parse(options.version, options.if_match, options.audit)?;
+    let asked = Asked { id, name, operation: Operation::Remove(request), ttl: Ttl::Keep };
+    let answer = store::write(context, asked)?;
+    Ok(RedisValue::Integer(answer.changed.into()))
 }
 
 /// TANDEM.APPLY
@@ -169,4 +142,63 @@ pub fn apply(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     args.end()?;
     let applied = store::apply(context, id, revision, Writer::Client)?;
     Ok(RedisValue::SimpleStringStatic(applied.outcome.as_str()))
+}
+
+/// Where an item stands, as far as this side knows.
+struct Standing {
+    status: &'static str,
+    tiers: &'static str,
+    pending: bool,
+}
+
+fn standing(database: &Database, id: &str, item: Option<&Item>) -> Standing {
+    let waits = database.pending.get(id).is_some();
+    let (status, tiers) = match item {
+        Some(item) if item.local => ("local", "redis"),
+        Some(_) if !database.pending.has_links() => ("unlinked", "redis"),
+        Some(_) if waits => ("pending", "redis"),
+        Some(_) => ("synced", "both"),
+        None if database.tombstones.contains_key(id) => ("removed", "none"),
+        None => ("missing", "none"),
+    };
+    Standing { status, tiers, pending: waits && status != "local" }
+}
+
+/// TANDEM.STATUS
+pub fn status(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    let mut args = Args::new(&args, "TANDEM.STATUS id");
+    let (id, name) = args.id()?;
+    args.end()?;
+    let (database, key) = (selected(context), digest_key()?);
+    let item = keys::with_named_item(context, id, name, keys::look(), |item| {
+        let standing = engine::with_database(database, |database| standing(database, id, Some(item)));
+        let etag = item.revision.digest(&key, id);
+        (standing, item.revision.version, etag, item.accesses(), item.last_access_ms())
+    })?;
+    let (standing, version, etag, accesses, last_access_ms) = match item {
+        Some((standing, version, etag, accesses, last)) => (standing?, Some(version), etag, accesses, last),
+        None => engine::with_database(database, |database| {
+            let version = database.tombstones.get(id).map(|tombstone| tombstone.version);
+            (standing(database, id, None), version, None, 0, None)
+        })?,
+    };
+    let reply = Reply::new(context);
+    reply.map(8);
+    reply.bulk("id");
+    reply.bulk(id);
+    reply.bulk("status");
+    reply.bulk(standing.status);
+    reply.bulk("tiers");
+    reply.bulk(standing.tiers);
+    reply.bulk("direction");
+    reply.bulk_or_null(standing.pending.then_some("to_postgres"));
+    reply.bulk("version");
+    reply.integer_or_null(version.map(Version::get));
+    reply.bulk("etag");
+    reply.hex_or_null(etag.as_ref());
+    reply.bulk("access_count");
+    reply.integer(accesses);
+    reply.bulk("last_accessed");
+    reply.integer_or_null(last_access_ms);
+    Ok(RedisValue::NoReply)
 }

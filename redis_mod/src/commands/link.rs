@@ -4,10 +4,12 @@ use crate::args::{Args, unknown_option};
 use crate::blocked;
 use crate::datatype::key_check;
 use crate::engine;
+use crate::item::Item;
 use crate::keys;
 use crate::pending::EVERYTHING;
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
+use crate::waiting;
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::error::shown;
@@ -93,6 +95,7 @@ fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
+        waiting::wake(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -186,7 +189,8 @@ fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
 
 /// The live revision or tombstone of an id, encoded.
 fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
-    if let Ok(Some(encoded)) = keys::with_item(context, id, keys::look(), encode) {
+    let shared = |item: &Item| (!item.local).then(|| encode(&item.revision));
+    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, keys::look(), shared) {
         return Ok(Some(encoded));
     }
     engine::with_database(selected(context), |database| database.tombstones.get(id).map(encode))
@@ -201,6 +205,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let forgotten =
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
+    waiting::wake(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 
@@ -297,7 +302,7 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         })?;
         reply.array(entries.len() * 3);
         for (id, digest) in entries {
-            let version = keys::with_item(context, &id, keys::look(), |revision| revision.version.get());
+            let version = keys::with_item(context, &id, keys::look(), |item| item.revision.version.get());
             reply.bulk(&id);
             reply.integer(version.ok().flatten().unwrap_or(0));
             reply.bulk(digest.0);

@@ -1,17 +1,20 @@
 //! TANDEM.MERKLE and TANDEM.VERIFY.
 
-use crate::args::{Args, page, unknown_option};
-use crate::engine;
+use crate::args::{Args, page, page_with, unknown_option};
+use crate::engine::{self, Database};
+use crate::item::Item;
+use crate::pending::Pending;
 use crate::reply::Reply;
 use crate::store::selected;
 use redis_module::{Context, KeysCursor, RedisString, RedisValue};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use tandem_shared::index::Index;
-use tandem_shared::paths::{OrderedIds, children};
-use tandem_shared::{Fingerprint, Path, Result, Revision};
+use tandem_shared::paths::{OrderedIds, children, clean_children, holds_any};
+use tandem_shared::{Fingerprint, Path, Range, Result};
 
-const USAGE: &str = "TANDEM.MERKLE ROOT | HASH path | CHILDREN path [AFTER child] [LIMIT n]";
+const USAGE: &str =
+    "TANDEM.MERKLE ROOT|HASH|NODE|CHILDREN|LEAVES|DIRTY|DIRTYCOUNT|DIRTYPREFIXES|CLEAN|ISCLEAN …";
 
 struct Ids<'a>(&'a Index);
 
@@ -28,8 +31,27 @@ impl OrderedIds for Ids<'_> {
     }
 }
 
+/// The ids that a link has still to take: here, what is written is in the index at once.
+struct Dirty<'a>(&'a Pending);
+
+impl OrderedIds for Dirty<'_> {
+    type Error = Infallible;
+
+    fn first_at_or_after(&mut self, start: &str, end: Option<&str>) -> Result<Option<String>, Infallible> {
+        Ok(self.0.ids(&Range::new(start, end.map(str::to_owned))).next().map(str::to_owned))
+    }
+
+    fn contains(&mut self, id: &str) -> Result<bool, Infallible> {
+        Ok(self.0.get(id).is_some())
+    }
+}
+
 fn subtree(index: &Index, path: &Path) -> Fingerprint {
     path.ranges().iter().map(|range| index.fingerprint(range)).sum()
+}
+
+fn dirty_below(pending: &Pending, path: &Path) -> usize {
+    path.ranges().iter().map(|range| pending.ids(range).count()).sum()
 }
 
 /// TANDEM.MERKLE
@@ -38,41 +60,138 @@ pub fn merkle(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let database = selected(context);
     let reply = Reply::new(context);
     let verb = args.text("subcommand")?.to_ascii_uppercase();
-    match verb.as_str() {
+    engine::with_database(database, |database| answer(&verb, &mut args, database, reply))??;
+    Ok(RedisValue::NoReply)
+}
+
+fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) -> Result<()> {
+    let (index, pending) = (&database.index, &database.pending);
+    match verb {
         "ROOT" => {
-            args.end()?;
-            let root = engine::with_database(database, |database| database.index.root())?;
-            reply.bulk_or_null(root.node_hash());
+            no_fold(args, "TANDEM.MERKLE ROOT [NOFOLD]")?;
+            reply.bulk_or_null(index.root().node_hash());
         }
         "HASH" => {
             let path = Path::new(args.text("path")?)?;
-            args.end()?;
-            let sum = engine::with_database(database, |database| subtree(&database.index, &path))?;
-            reply.bulk_or_null(sum.node_hash());
+            no_fold(args, "TANDEM.MERKLE HASH path [NOFOLD]")?;
+            reply.bulk_or_null(subtree(index, &path).node_hash());
+        }
+        "NODE" => {
+            let path = Path::new(args.text("path")?)?;
+            no_fold(args, "TANDEM.MERKLE NODE path [NOFOLD]")?;
+            let sum = subtree(index, &path);
+            reply.map(4);
+            reply_branch(reply, path.as_str(), &sum);
+            reply.bulk("pending");
+            reply.integer(0);
         }
         "CHILDREN" => {
+            const USAGE: &str = "TANDEM.MERKLE CHILDREN path [AFTER child] [LIMIT n] [NOFOLD]";
             let path = Path::new(args.text("path")?)?;
-            let (after, limit) = page(&mut args, USAGE)?;
+            let (after, limit) = page_with(args, Some("NOFOLD"), USAGE)?;
             let after = after.map(Path::new).transpose()?;
-            let found = engine::with_database(database, |database| {
-                let index = &database.index;
-                let Ok(paths) = children(&mut Ids(index), &path, after.as_ref(), limit);
-                paths.into_iter().map(|child| (subtree(index, &child), child)).collect::<Vec<_>>()
-            })?;
+            let Ok(found) = children(&mut Ids(index), &path, after.as_ref(), limit);
+            reply_branches(reply, index, &found);
+        }
+        "LEAVES" => {
+            const USAGE: &str = "TANDEM.MERKLE LEAVES path [AFTER id] [LIMIT n]";
+            let path = Path::new(args.text("path")?)?;
+            let (after, limit) = page(args, USAGE)?;
+            leaves(index, &path, after, limit, reply);
+        }
+        "DIRTY" => {
+            const USAGE: &str = "TANDEM.MERKLE DIRTY prefix [AFTER id] [LIMIT n]";
+            let mut range = Range::of_prefix(args.text("prefix")?)?;
+            let (after, limit) = page(args, USAGE)?;
+            if let Some(after) = after {
+                range = range.after(after);
+            }
+            let ids: Vec<&str> = pending.ids(&range).take(limit).collect();
+            reply.array(ids.len());
+            ids.iter().for_each(|id| reply.bulk(id));
+        }
+        "DIRTYCOUNT" => {
+            let prefix = if args.left() > 0 { args.text("prefix")? } else { "" };
+            args.end()?;
+            reply.integer(pending.ids(&Range::of_prefix(prefix)?).count() as u64);
+        }
+        "DIRTYPREFIXES" => {
+            const USAGE: &str = "TANDEM.MERKLE DIRTYPREFIXES path [AFTER child] [LIMIT n]";
+            let (path, after, limit) = path_page(args, USAGE)?;
+            let Ok(found) = children(&mut Dirty(pending), &path, after.as_ref(), limit);
             reply.array(found.len());
-            for (sum, child) in found {
-                reply.map(3);
+            for child in found {
+                reply.map(2);
                 reply.bulk("path");
                 reply.bulk(child.as_str());
-                reply.bulk("hash");
-                reply.bulk_or_null(sum.node_hash());
                 reply.bulk("count");
-                reply.integer(sum.count());
+                reply.integer(dirty_below(pending, &child) as u64);
             }
+        }
+        "CLEAN" => {
+            const USAGE: &str = "TANDEM.MERKLE CLEAN path [AFTER child] [LIMIT n]";
+            let (path, after, limit) = path_page(args, USAGE)?;
+            let Ok(found) =
+                clean_children(&mut Ids(index), &mut Dirty(pending), &path, after.as_ref(), limit);
+            reply_branches(reply, index, &found);
+        }
+        "ISCLEAN" => {
+            let path = Path::new(if args.left() > 0 { args.text("path")? } else { "" })?;
+            args.end()?;
+            let Ok(dirty) = holds_any(&mut Dirty(pending), &path);
+            reply.integer(u64::from(!dirty));
         }
         other => return Err(unknown_option(other, USAGE)),
     }
-    Ok(RedisValue::NoReply)
+    Ok(())
+}
+
+/// Reads the word NOFOLD, which changes nothing here: every write is folded at once.
+fn no_fold(args: &mut Args<'_>, usage: &'static str) -> Result<()> {
+    match args.option() {
+        Some(word) if word != "NOFOLD" => Err(unknown_option(&word, usage)),
+        _ => args.end(),
+    }
+}
+
+fn path_page(args: &mut Args<'_>, usage: &'static str) -> Result<(Path, Option<Path>, usize)> {
+    let path = Path::new(args.text("path")?)?;
+    let (after, limit) = page(args, usage)?;
+    Ok((path, after.map(Path::new).transpose()?, limit))
+}
+
+fn reply_branch(reply: Reply, path: &str, sum: &Fingerprint) {
+    reply.bulk("path");
+    reply.bulk(path);
+    reply.bulk("hash");
+    reply.bulk_or_null(sum.node_hash());
+    reply.bulk("count");
+    reply.integer(sum.count());
+}
+
+fn reply_branches(reply: Reply, index: &Index, paths: &[Path]) {
+    reply.array(paths.len());
+    for path in paths {
+        reply.map(3);
+        reply_branch(reply, path.as_str(), &subtree(index, path));
+    }
+}
+
+fn leaves(index: &Index, path: &Path, after: Option<&str>, limit: usize, reply: Reply) {
+    reply.open_array();
+    let mut count = 0;
+    for range in path.ranges() {
+        let range = after.map_or_else(|| range.clone(), |after| range.after(after));
+        for (id, digest) in index.page(&range, limit - count) {
+            reply.map(2);
+            reply.bulk("id");
+            reply.bulk(id);
+            reply.bulk("etag");
+            reply.hex(&digest);
+            count += 1;
+        }
+    }
+    reply.end_array(count);
 }
 
 /// TANDEM.VERIFY: recounts the selected database and compares it with the index.
@@ -83,12 +202,18 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let counted: RefCell<(u64, Vec<String>)> = RefCell::default();
     let check = |_: &Context, name: &RedisString, _: Option<&redis_module::key::RedisKey>| {
         let Ok(id) = name.try_as_str() else { return };
-        let found =
-            crate::keys::with_named_item(context, id, name, crate::keys::look(), |revision: &Revision| {
-                let digest = revision.digest(&key, id);
-                let indexed = engine::with_database(database, |database| database.index.get(id));
-                (digest, indexed.ok().flatten())
+        let found = crate::keys::with_named_item(context, id, name, crate::keys::look(), |item: &Item| {
+            let state = item.head().live.map(|live| live.state.to_owned());
+            let indexed = engine::with_database(database, |database| {
+                let (index, other) = match item.local {
+                    true => (&database.locals, &database.index),
+                    false => (&database.index, &database.locals),
+                };
+                let twice = other.get(id).is_some();
+                (index.get(id).filter(|_| !twice), index.state(id).map(str::to_owned))
             });
+            ((item.revision.digest(&key, id), state), indexed.unwrap_or_default())
+        });
         let Ok(Some((digest, indexed))) = found else { return };
         let mut counted = counted.borrow_mut();
         counted.0 += 1;
@@ -100,11 +225,14 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     while cursor.scan(context, &check) {}
     let (items, mut problems) = counted.into_inner();
     engine::with_database(database, |database| {
-        if database.index.len() != items {
-            problems.push(format!("the index counts {}, the keyspace {items}", database.index.len()));
+        let indexed = database.index.len() + database.locals.len();
+        if indexed != items {
+            problems.push(format!("the index counts {indexed}, the keyspace {items}"));
         }
-        if let Err(error) = database.index.verify() {
-            problems.push(error.to_string());
+        for index in [&database.index, &database.locals] {
+            if let Err(error) = index.verify() {
+                problems.push(error.to_string());
+            }
         }
     })?;
     let reply = Reply::new(context);

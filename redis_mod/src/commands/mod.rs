@@ -1,6 +1,10 @@
-//! Command handlers, grouped as the rows of docs/surface.md.
+//! The commands, grouped as the tables of docs/surface.md.
 
+pub mod batches;
 pub mod effect;
 pub mod items;
 pub mod link;
 pub mod merkle;
+pub mod pages;
+pub mod states;
+pub mod wait;

@@ -1,12 +1,14 @@
 //! Content of an item: canonical JSON, or binary.
 
 mod json;
+mod merge;
 mod number;
 
 pub use json::canonicalize;
+pub use merge::merge;
 
 use crate::digest::PayloadHash;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use std::fmt;
 
 /// The two kinds of content.
@@ -24,6 +26,19 @@ impl ContentType {
         match self {
             ContentType::Json => "json",
             ContentType::Binary => "binary",
+        }
+    }
+
+    /// Reads the name of [`ContentType::as_str`]. Errors: `INVALID`.
+    pub fn parse(name: &str) -> Result<ContentType> {
+        match name {
+            "json" => Ok(ContentType::Json),
+            "binary" => Ok(ContentType::Binary),
+            _ => Err(Error::invalid(
+                format!("type {}", shown(name)),
+                "is not known",
+                "give json or binary, or none to have it detected",
+            )),
         }
     }
 
@@ -82,6 +97,28 @@ impl Content {
         }
     }
 
+    /// Content whose caller named no type: JSON if its first byte that is not a blank begins an object, an array or
+    /// a string and all of it parses, else binary. Errors: `TOOLARGE`.
+    pub fn detect(bytes: &[u8], limit_bytes: usize) -> Result<Content> {
+        let first = bytes.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        if matches!(first, Some(b'{' | b'[' | b'"')) {
+            check_size(bytes.len(), limit_bytes)?;
+            match Content::json(bytes, limit_bytes) {
+                Err(Error::BadJson { .. }) => {}
+                other => return other,
+            }
+        }
+        Content::binary(bytes, limit_bytes)
+    }
+
+    /// This JSON content with a merge patch applied, or the patch applied to nothing (RFC 7396). `current` is
+    /// canonical JSON. Errors: `BADJSON`, `TOOLARGE`.
+    pub fn merged(current: Option<&[u8]>, patch: &Content, limit_bytes: usize) -> Result<Content> {
+        let bytes = merge(current, &patch.bytes)?;
+        check_size(bytes.len(), limit_bytes)?;
+        Ok(Content::hashed(ContentType::Json, bytes.into()))
+    }
+
     /// Bytes that this crate made canonical earlier, as they come out of tandem's own storage.
     pub(crate) fn hashed(content_type: ContentType, bytes: Box<[u8]>) -> Content {
         let payload_hash = PayloadHash::of(&bytes);
@@ -129,6 +166,25 @@ mod tests {
             Err(Error::TooLarge { actual_bytes: 11, limit_bytes: 10, .. })
         ));
         assert!(Content::json(b" [ 1 ] ", 6).is_err(), "white space counts: the text is read first");
+    }
+
+    #[test]
+    fn types_are_detected() {
+        for (bytes, expected) in [
+            (&b" {\"a\": 1}"[..], ContentType::Json),
+            (b"[]", ContentType::Json),
+            (b"\n\"text\"", ContentType::Json),
+            (b"1", ContentType::Binary),
+            (b"null", ContentType::Binary),
+            (b"{\"a\":", ContentType::Binary),
+            (b"[] []", ContentType::Binary),
+            (b"\"\\u0000\"", ContentType::Binary),
+            (b"", ContentType::Binary),
+            (b"[\xff]", ContentType::Binary),
+        ] {
+            assert_eq!(Content::detect(bytes, 100).unwrap().content_type(), expected, "{bytes:?}");
+        }
+        assert!(matches!(Content::detect(b"[1,2]", 4), Err(Error::TooLarge { .. })));
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! children and differences; every operation is O(log n).
 
 mod node;
+mod run;
+mod states;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::id::Range;
-use node::{Child, Node};
+use node::{Child, Node, Value};
+use run::Run;
+use states::States;
 
 /// A piece of a range with its fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,7 @@ pub struct Index {
     root: Node,
     total: Fingerprint,
     id_bytes: usize,
+    states: States,
 }
 
 impl Index {
@@ -48,33 +53,68 @@ impl Index {
         *self = Index::default();
     }
 
-    /// Sets the digest of an id. Returns the one it had.
-    pub fn insert(&mut self, id: &str, digest: Digest) -> Option<Digest> {
-        let (old, split) = self.root.insert(id, digest);
+    /// Sets digest and state of an id. Returns the digest it had.
+    pub fn insert(&mut self, id: &str, digest: Digest, state: &str) -> Option<Digest> {
+        let value = Value { digest, state: self.states.enter(state) };
+        let (old, split) = self.root.insert(id, value);
         if let Some(right) = split {
             let left = std::mem::take(&mut self.root);
-            self.root = Node::Inner(vec![Child::new(String::new().into(), left), right]);
+            self.root = Node::Inner(Run::of(vec![Child::new(String::new().into(), left), right]));
         }
-        match old {
-            Some(old) => self.total -= Fingerprint::of(&old),
+        match &old {
+            Some(old) => {
+                self.total -= Fingerprint::of(&old.digest);
+                self.states.leave(old.state);
+            }
             None => self.id_bytes += id.len(),
         }
         self.total += Fingerprint::of(&digest);
-        old
+        old.map(|old| old.digest)
     }
 
     /// Removes an id. Returns the digest it had.
     pub fn remove(&mut self, id: &str) -> Option<Digest> {
         let old = self.root.remove(id)?;
-        self.total -= Fingerprint::of(&old);
+        self.total -= Fingerprint::of(&old.digest);
+        self.states.leave(old.state);
         self.id_bytes -= id.len();
         self.root.collapse();
-        Some(old)
+        Some(old.digest)
     }
 
     /// The digest of an id.
     pub fn get(&self, id: &str) -> Option<Digest> {
-        self.root.get(id)
+        self.root.get(id).map(|value| value.digest)
+    }
+
+    /// The state of an id.
+    pub fn state(&self, id: &str) -> Option<&str> {
+        self.root.get(id).and_then(|value| self.states.name(value.state))
+    }
+
+    /// Number of ids that have a state, O(1).
+    pub fn count_state(&self, state: &str) -> u64 {
+        self.states.count(state)
+    }
+
+    /// The states that ids have, with their numbers of ids, in no order.
+    pub fn states(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.states.iter()
+    }
+
+    /// The first `limit` ids of a range that have a state, in order. Subtrees without the state are passed by, so the
+    /// cost is about that of the page and not of what lies between its ids, as long as no more than 64 states are in use.
+    pub fn page_in_state<'a>(
+        &'a self,
+        range: &'a Range,
+        state: &str,
+        limit: usize,
+    ) -> impl Iterator<Item = (&'a str, Digest)> + 'a {
+        let walk = self.states.number(state).map(|number| self.root.iter_from(&range.start, Some(number)));
+        walk.into_iter()
+            .flatten()
+            .take_while(|(id, _)| range.end.as_deref().is_none_or(|end| *id < end))
+            .take(limit)
     }
 
     /// The fingerprint of all ids, O(1).
@@ -92,7 +132,7 @@ impl Index {
 
     /// The first id that is not less than `id`.
     pub fn first_at_or_after(&self, id: &str) -> Option<(&str, Digest)> {
-        self.root.iter_from(id).next()
+        self.root.iter_from(id, None).next()
     }
 
     /// The first `limit` ids of a range, in order.
@@ -102,7 +142,7 @@ impl Index {
         limit: usize,
     ) -> impl Iterator<Item = (&'a str, Digest)> + 'a {
         self.root
-            .iter_from(&range.start)
+            .iter_from(&range.start, None)
             .take_while(|(id, _)| range.end.as_deref().is_none_or(|end| *id < end))
             .take(limit)
     }
@@ -143,6 +183,19 @@ impl Index {
                 format!("its total is {:?}, the nodes sum to {total:?}", self.total),
             ));
         }
+        let mut counted = 0;
+        for (state, count) in self.states.iter() {
+            counted += count;
+            let found = self.page_in_state(&Range::all(), state, usize::MAX).count() as u64;
+            if found != count {
+                let problem = format!("{found} ids have state {state:?}, {count} are counted");
+                return Err(Error::corrupt("fingerprint index", problem));
+            }
+        }
+        if counted != self.len() {
+            let problem = format!("{counted} ids have a state, there are {}", self.len());
+            return Err(Error::corrupt("fingerprint index", problem));
+        }
         Ok(())
     }
 
@@ -172,7 +225,7 @@ mod tests {
     fn filled(count: u64) -> Index {
         let mut index = Index::new();
         for number in 0..count {
-            index.insert(&format!("{number:06}"), digest(number));
+            index.insert(&format!("{number:06}"), digest(number), "default");
         }
         index
     }
@@ -182,7 +235,7 @@ mod tests {
         let index = filled(10_000);
         index.verify().unwrap();
         let overhead = index.memory_bytes() / 10_000;
-        assert!(overhead < 70, "{overhead} bytes an entry with 6 bytes of id and 32 of digest");
+        assert!(overhead < 80, "{overhead} bytes an entry with 6 bytes of id and 32 of digest");
     }
 
     #[test]

@@ -1,0 +1,243 @@
+//! The write path: a batch of operations locks and reads the current revisions, asks the shared rules, and stores
+//! what they decide in one statement a kind. A single put is a batch of one.
+
+mod columns;
+mod read;
+mod session;
+mod write;
+
+pub use read::{fetch, payload_hash};
+pub use session::{OwnWrite, is_own_write, on_behalf_of, origin, removals};
+
+use crate::error::{Failure, Outcome};
+use crate::planning;
+use crate::settings;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use read::{Current, Wanted, fetch_one, lock};
+use std::collections::{HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tandem_shared::codec::{self, Source};
+use tandem_shared::content::canonicalize;
+use tandem_shared::decide::{
+    Decision, Outcome as Joined, decide_apply, decide_merge, decide_put, decide_remove, decide_state,
+};
+use tandem_shared::error::shown;
+use tandem_shared::request::Operation;
+use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
+use write::{Writes, record_conflict};
+
+/// The server's clock.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i128);
+    // A clock that cannot be read, or one from before 1970, counts as the epoch: versions decide first.
+    Timestamp::new(since).or_else(|_| Timestamp::new(0)).unwrap_or(Timestamp::EPOCH)
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// The id's version now, 0 where nothing is stored.
+    pub version: u64,
+    /// Digest of the live revision.
+    pub digest: Option<Digest>,
+    /// Hash of its content.
+    pub payload_hash: Option<PayloadHash>,
+    /// Whether something was written.
+    pub changed: bool,
+    /// Where a joined revision stood.
+    pub joined: Option<Joined>,
+}
+
+/// An operation and its place in the batch.
+struct Placed {
+    place: usize,
+    id: String,
+    operation: Operation,
+}
+
+/// Runs operations in order and returns what came of each. All or nothing: an error ends the transaction. It names
+/// the operation at fault.
+pub fn run(operations: Vec<(String, Operation)>) -> Outcome<Vec<Done>> {
+    run_all(operations, |failure, place, id| match failure {
+        Failure::Rule(error) => error.at_item(place, id).into(),
+        other => other,
+    })
+}
+
+/// Runs a single operation.
+pub fn run_one(id: &str, operation: Operation) -> Outcome<Done> {
+    let done = run_all(vec![(id.to_owned(), operation)], |failure, _, _| failure)?.pop();
+    done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
+}
+
+type Name = fn(Failure, usize, &str) -> Failure;
+
+fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done>> {
+    let mut done: Vec<Option<Done>> = operations.iter().map(|_| None).collect();
+    let mut rest: Vec<Placed> = operations
+        .into_iter()
+        .enumerate()
+        .map(|(place, (id, operation))| Placed { place, id, operation })
+        .collect();
+    // An id that occurs twice is decided twice, the second time on what the first left.
+    while !rest.is_empty() {
+        let (round, later) = distinct(rest);
+        let mut again = Vec::new();
+        for (place, result) in run_round(round, &mut again, name)? {
+            if let Some(slot) = done.get_mut(place) {
+                *slot = Some(result);
+            }
+        }
+        again.extend(later);
+        rest = again;
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// The first operation on each id, and the others.
+fn distinct(operations: Vec<Placed>) -> (Vec<Placed>, Vec<Placed>) {
+    if operations.len() == 1 {
+        return (operations, Vec::new());
+    }
+    let mut met = HashSet::with_capacity(operations.len());
+    let is_first: Vec<bool> = operations.iter().map(|placed| met.insert(placed.id.as_str())).collect();
+    let (mut round, mut later) = (Vec::with_capacity(operations.len()), Vec::new());
+    for (placed, is_first) in operations.into_iter().zip(is_first) {
+        if is_first { round.push(placed) } else { later.push(placed) }
+    }
+    (round, later)
+}
+
+/// Runs operations on distinct ids. Those that lost a race for a first put are added to `again`: their id is there
+/// now, and they are to be decided on what is there.
+fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome<Vec<(usize, Done)>> {
+    let key = settings::digest_key();
+    let now = now();
+    planning::by_index(|| {
+        Spi::connect_mut(|client| {
+            let current = lock(client, round.iter().map(wanted).collect())?;
+            let absent = Current::default();
+            let mut done = Vec::with_capacity(round.len());
+            let mut writes = Writes::default();
+            let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
+            for Placed { place, id, operation } in round {
+                let stored = current.get(&id).unwrap_or(&absent);
+                let kept = stored.locality().is_none().then(|| operation.clone());
+                let (result, decision) = decide(client, &key, &id, stored, operation, now)
+                    .map_err(|failure| name(failure, place, &id))?;
+                done.push((place, result));
+                writes.add(&id, decision, stored.locality())?;
+                firsts.extend(kept.map(|operation| (id, (place, operation))));
+            }
+            let stored = writes.store(client)?;
+            if let Some(id) = stored.overtaken {
+                let place = firsts.get(&id).map_or(0, |(place, _)| *place);
+                return Err(name(overtaken(&id).into(), place, &id));
+            }
+            for id in stored.late {
+                if let Some((place, operation)) = firsts.remove(&id) {
+                    again.push(Placed { place, id, operation });
+                }
+            }
+            again.sort_unstable_by_key(|placed| placed.place);
+            Ok(done)
+        })
+    })
+}
+
+fn overtaken(id: &str) -> Error {
+    Error::Conflict {
+        what: format!("item {}", shown(id)),
+        expected: "none".to_owned(),
+        current: "a removal by another writer".to_owned(),
+    }
+}
+
+fn wanted(placed: &Placed) -> Wanted<'_> {
+    Wanted {
+        id: &placed.id,
+        content: matches!(placed.operation, Operation::Merge(_)),
+        below: matches!(placed.operation, Operation::Apply(_)),
+    }
+}
+
+fn decide(
+    client: &mut SpiClient<'_>,
+    key: &DigestKey,
+    id: &str,
+    stored: &Current,
+    operation: Operation,
+    now: Timestamp,
+) -> Outcome<(Done, Decision)> {
+    let head = stored.head();
+    let (decision, joined) = match operation {
+        Operation::Put(request) => (decide_put(key, id, head.as_ref(), request, now)?, None),
+        Operation::Merge(request) => {
+            let content = stored.content.as_ref().map(|text| canonicalize(text.as_bytes())).transpose()?;
+            (decide_merge(key, id, head.as_ref(), content.as_deref(), request, now)?, None)
+        }
+        Operation::SetState(request) => (decide_state(key, id, head.as_ref(), request, now)?, None),
+        Operation::Remove(request) => (decide_remove(key, id, head.as_ref(), request, now)?, None),
+        Operation::Apply(revision) => join(client, key, id, stored, revision)?,
+    };
+    let done = match &decision {
+        Decision::Write(revision) | Decision::WriteLocal(revision) => {
+            describe(key, id, Some(&revision.head()), true, joined)
+        }
+        Decision::Restate(restated) => {
+            let live = head.and_then(|head| head.live);
+            let restated = head.map(|head| Head {
+                version: restated.version,
+                live: live.map(|live| tandem_shared::LiveHead { state: restated.state.as_str(), ..live }),
+                ..head
+            });
+            describe(key, id, restated.as_ref(), true, joined)
+        }
+        Decision::Drop => describe(key, id, None, true, joined),
+        Decision::Unchanged => describe(key, id, head.as_ref(), false, joined),
+    };
+    Ok((done, decision))
+}
+
+fn describe(
+    key: &DigestKey,
+    id: &str,
+    head: Option<&Head<'_>>,
+    changed: bool,
+    joined: Option<Joined>,
+) -> Done {
+    Done {
+        version: head.map_or(0, |head| head.version.get()),
+        digest: head.and_then(|head| head.digest(key, id)),
+        payload_hash: head.and_then(|head| head.live).map(|live| live.payload_hash),
+        changed,
+        joined,
+    }
+}
+
+fn join(
+    client: &mut SpiClient<'_>,
+    key: &DigestKey,
+    id: &str,
+    stored: &Current,
+    revision: Revision,
+) -> Outcome<(Decision, Option<Joined>)> {
+    let applied = decide_apply(key, id, stored.shared_head().as_ref(), &revision.head());
+    if applied.conflict {
+        let loser = match applied.outcome {
+            Joined::Applied => fetch_one(client, id)?,
+            _ => Some(revision.clone()),
+        };
+        record_conflict(client, id, loser)?;
+    }
+    Ok(match applied.outcome {
+        Joined::Applied => (Decision::Write(revision), Some(Joined::Applied)),
+        other => (Decision::Unchanged, Some(other)),
+    })
+}
+
+/// Decodes a revision that comes from outside. Errors: `CORRUPT`.
+pub fn decode(bytes: &[u8]) -> Result<Revision> {
+    codec::decode(bytes, Source::Foreign)
+}

@@ -1,0 +1,190 @@
+//! Reading current revisions: the head of each under lock for a decision, or whole for a link.
+
+use crate::error::Outcome;
+use crate::planning::{self, select_kept, update_kept};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use std::collections::HashMap;
+use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::{
+    Audit, Body, Content, ContentType, Error, Head, LiveHead, PayloadHash, Result, Revision, State,
+    Timestamp, Version,
+};
+
+/// What is stored under an id: a row of items, a tombstone, or a local row with a tombstone below it.
+#[derive(Default)]
+pub struct Current {
+    /// The row of items.
+    pub live: Option<Stored>,
+    /// The tombstone; not read where a shared row lives.
+    pub tombstone: Option<Stored>,
+    /// The JSON content, where it was asked for.
+    pub content: Option<String>,
+}
+
+impl Current {
+    /// Whether the row of items, if there is one, stays in this tier.
+    pub fn locality(&self) -> Option<bool> {
+        Some(self.live.as_ref()?.live.as_ref()?.local)
+    }
+
+    /// The revision that a caller's operation meets.
+    pub fn head(&self) -> Option<Head<'_>> {
+        self.live.as_ref().or(self.tombstone.as_ref()).map(Stored::head)
+    }
+
+    /// The revision that a foreign one is joined with: what is local does not count.
+    pub fn shared_head(&self) -> Option<Head<'_>> {
+        match self.locality() {
+            Some(false) => self.live.as_ref().map(Stored::head),
+            _ => self.tombstone.as_ref().map(Stored::head),
+        }
+    }
+}
+
+/// A revision without its content.
+pub struct Stored {
+    version: Version,
+    timestamp: Timestamp,
+    audit: Option<Audit>,
+    live: Option<StoredLive>,
+}
+
+struct StoredLive {
+    state: String,
+    content_type: ContentType,
+    payload_hash: PayloadHash,
+    local: bool,
+}
+
+impl Stored {
+    fn new(
+        version: Option<i64>,
+        timestamp: Option<i64>,
+        audit: Option<&str>,
+        live: Option<StoredLive>,
+    ) -> Result<Stored> {
+        Ok(Stored {
+            version: Version::new(version.unwrap_or(0).into())?,
+            timestamp: Timestamp::new(timestamp.unwrap_or(0).into())?,
+            audit: audit.map(Audit::new).transpose()?,
+            live,
+        })
+    }
+
+    fn head(&self) -> Head<'_> {
+        Head {
+            version: self.version,
+            timestamp: self.timestamp,
+            audit: self.audit.as_ref().map(Audit::as_str),
+            live: self.live.as_ref().map(|live| LiveHead {
+                state: &live.state,
+                content_type: live.content_type,
+                payload_hash: live.payload_hash,
+                local: live.local,
+            }),
+        }
+    }
+}
+
+/// 32 bytes of a hash column. Errors: `CORRUPT`.
+pub fn payload_hash(bytes: &[u8]) -> Result<PayloadHash> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| Error::corrupt("payload_hash", format!("it has {} bytes, not 32", bytes.len())))?;
+    Ok(PayloadHash(bytes))
+}
+
+/// An id to read.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The id.
+    pub id: &'a str,
+    /// Whether its JSON content is needed.
+    pub content: bool,
+    /// Whether a tombstone below a local row is needed.
+    pub below: bool,
+}
+
+const LOCK: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload IS NOT NULL, \
+        i.payload_hash, i.local, CASE WHEN n.content THEN i.payload::text END \
+    FROM unnest($1::text[], $2::boolean[]) AS n (id, content) JOIN tandem.items i ON i.id = n.id FOR UPDATE OF i";
+
+const TOMBSTONES: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text \
+    FROM tandem.tombstones t WHERE t.id = ANY($1)";
+
+/// Reads the current revisions of ids and locks the rows of those that live, in the order of the ids, so that two
+/// batches do not wait for each other. What is not there cannot be locked: the primary key decides between two
+/// first writers.
+pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<HashMap<String, Current>> {
+    wanted.sort_unstable_by_key(|wanted| wanted.id);
+    let (ids, contents): (Vec<&str>, Vec<bool>) =
+        wanted.iter().map(|wanted| (wanted.id, wanted.content)).unzip();
+    let mut current = HashMap::with_capacity(ids.len());
+    for row in update_kept(client, LOCK, &[ids.into(), contents.into()])? {
+        let is_json = row.get::<bool>(6)? == Some(true);
+        let live = StoredLive {
+            state: row.get::<String>(5)?.unwrap_or_default(),
+            content_type: if is_json { ContentType::Json } else { ContentType::Binary },
+            payload_hash: payload_hash(row.get::<&[u8]>(7)?.unwrap_or_default())?,
+            local: row.get::<bool>(8)? == Some(true),
+        };
+        let stored = Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, Some(live))?;
+        let found = Current { live: Some(stored), tombstone: None, content: row.get(9)? };
+        current.insert(row.get::<String>(1)?.unwrap_or_default(), found);
+    }
+    let is_missing = |wanted: &&Wanted<'_>| match current.get(wanted.id).and_then(Current::locality) {
+        None => true,
+        Some(local) => local && wanted.below,
+    };
+    let missing: Vec<&str> = wanted.iter().filter(is_missing).map(|wanted| wanted.id).collect();
+    if missing.is_empty() {
+        return Ok(current);
+    }
+    for row in update_kept(client, TOMBSTONES, &[missing.into()])? {
+        let stored = Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, None)?;
+        current.entry(row.get::<String>(1)?.unwrap_or_default()).or_default().tombstone = Some(stored);
+    }
+    Ok(current)
+}
+
+/// The shared revision (live or tombstone) of an id.
+pub fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
+    Ok(fetch_with(client, vec![id])?.remove(id))
+}
+
+/// The shared revisions (live or tombstone) of ids; what is local does not leave this tier.
+pub fn fetch(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
+    planning::by_index(|| Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect())))
+}
+
+const FETCH: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload::text, i.payload_blob \
+    FROM tandem.items i WHERE i.id = ANY($1) AND NOT i.local \
+    UNION ALL \
+    SELECT t.id, t.version, t.\"timestamp\", t.audit::text, NULL, NULL, NULL \
+    FROM tandem.tombstones t WHERE t.id = ANY($1)";
+
+fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String, Revision>> {
+    let mut found = HashMap::new();
+    for row in select_kept(client, FETCH, &[ids.into()])? {
+        let content = match (row.get::<&str>(6)?, row.get::<&[u8]>(7)?) {
+            (Some(text), _) => Some(Content::json(text.as_bytes(), text.len().max(CONTENT_BYTES_MAX))?),
+            (None, Some(blob)) => Some(Content::binary(blob, CONTENT_BYTES_MAX)?),
+            (None, None) => None,
+        };
+        let body = match content {
+            Some(content) => {
+                Body::Live { state: State::new(row.get::<&str>(5)?.unwrap_or_default())?, content }
+            }
+            None => Body::Tombstone,
+        };
+        let revision = Revision {
+            version: Version::new(row.get::<i64>(2)?.unwrap_or(0).into())?,
+            timestamp: Timestamp::new(row.get::<i64>(3)?.unwrap_or(0).into())?,
+            audit: row.get::<&str>(4)?.map(Audit::new).transpose()?,
+            body,
+        };
+        found.insert(row.get::<String>(1)?.unwrap_or_default(), revision);
+    }
+    Ok(found)
+}

@@ -1,0 +1,132 @@
+//! All or nothing: TANDEM.MPUT, MREMOVE, BATCH.
+
+use crate::args::{Args, Takes, WriteOptions, write_options};
+use crate::engine;
+use crate::keys;
+use crate::reply::Reply;
+use crate::store::{self, Asked, Ttl};
+use redis_module::{Context, RedisString, RedisValue};
+use tandem_shared::id::{check_id, utf8};
+use tandem_shared::request::{Operation, PutRequest, RemoveRequest};
+use tandem_shared::{Audit, Error, Result, batch};
+
+/// Runs the operations under one batch id and replies `written`, `unchanged`, `batch`.
+fn run(context: &Context, mut operations: Vec<(String, Operation)>, ttl: Ttl) -> Result<RedisValue> {
+    let batch = uuid::Uuid::new_v4().to_string();
+    batch::stamp(&mut operations, &batch)?;
+    let names: Vec<RedisString> = operations.iter().map(|(id, _)| keys::name(context, id)).collect();
+    let ids: Vec<String> = operations.iter().map(|(id, _)| id.clone()).collect();
+    let asked = ids.iter().zip(&names).zip(operations).map(|((id, name), (_, operation))| {
+        let ttl = if matches!(operation, Operation::Put(_)) { ttl } else { Ttl::Keep };
+        Asked { id, name, operation, ttl }
+    });
+    let answers = store::write_all(context, asked.collect())?;
+    let written = answers.iter().filter(|answer| answer.changed).count();
+    let reply = Reply::new(context);
+    reply.map(3);
+    reply.bulk("written");
+    reply.integer(written as u64);
+    reply.bulk("unchanged");
+    reply.integer((answers.len() - written) as u64);
+    reply.bulk("batch");
+    reply.bulk(batch);
+    Ok(RedisValue::NoReply)
+}
+
+/// The number of items that follow, each of `words` arguments.
+fn number_of_items(args: &mut Args<'_>, words: usize, usage: &'static str) -> Result<usize> {
+    let number = args.unsigned("number of items")?;
+    let count = usize::try_from(number).unwrap_or(usize::MAX);
+    batch::check_count(count)?;
+    if count == 0 || count.saturating_mul(words) > args.left() {
+        return Err(Error::invalid(
+            format!("number of items {number}"),
+            format!("does not fit the {} arguments after it", args.left()),
+            format!("usage: {usage}"),
+        ));
+    }
+    Ok(count)
+}
+
+fn id<'a>(args: &mut Args<'a>) -> Result<&'a [u8]> {
+    args.bytes()
+}
+
+/// The text of an id of a batch; a bad one is refused with its place.
+fn checked_id(place: usize, bytes: &[u8]) -> Result<&str> {
+    let lossy = || String::from_utf8_lossy(bytes).into_owned();
+    let text = utf8("id", bytes).map_err(|error| error.at_item(place, &lossy()))?;
+    check_id(text).map_err(|error| error.at_item(place, text))?;
+    Ok(text)
+}
+
+/// Where MPUT has its keys. By a key spec with a number of keys Redis 7.0 gets the step between them wrong.
+fn report_keys(context: &Context, args: &[RedisString]) {
+    let count = args.get(1).and_then(|count| count.parse_unsigned_integer().ok()).unwrap_or(0);
+    let places = (2..args.len().saturating_sub(1)).step_by(2).take(usize::try_from(count).unwrap_or(0));
+    for place in places {
+        context.key_at_pos(i32::try_from(place).unwrap_or(i32::MAX));
+    }
+}
+
+/// TANDEM.MPUT
+pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.MPUT numitems id payload [id payload ...] [JSON|BINARY] [STATE s] \
+                         [AUDIT json] [LOCAL]";
+    if context.is_keys_position_request() {
+        report_keys(context, &args);
+        return Ok(RedisValue::NoReply);
+    }
+    let mut args = Args::new(&args, USAGE);
+    let count = number_of_items(&mut args, 2, USAGE)?;
+    let mut pairs = Vec::with_capacity(count);
+    for _ in 0..count {
+        pairs.push((id(&mut args)?, args.bytes()?));
+    }
+    let takes = Takes { content_type: true, state: true, ttl: false, condition: false };
+    let WriteOptions { put: options, .. } = write_options(&mut args, takes, USAGE)?;
+    let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
+    let mut operations = Vec::with_capacity(count);
+    for (place, (id, payload)) in pairs.into_iter().enumerate() {
+        let id = checked_id(place, id)?;
+        let request = PutRequest::parse(payload, &options, limit_bytes);
+        let request = request.map_err(|error| error.at_item(place, id))?;
+        operations.push((id.to_owned(), Operation::Put(request)));
+    }
+    run(context, operations, Ttl::Clear)
+}
+
+/// TANDEM.MREMOVE
+pub fn mremove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.MREMOVE numids id [id ...] [AUDIT json]";
+    let mut args = Args::new(&args, USAGE);
+    let count = number_of_items(&mut args, 1, USAGE)?;
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
+        ids.push(id(&mut args)?);
+    }
+    let options = write_options(&mut args, Takes::default(), USAGE)?.put;
+    let request = RemoveRequest::parse(None, None, options.audit)?;
+    let remove = |(place, id): (usize, &[u8])| {
+        Ok((checked_id(place, id)?.to_owned(), Operation::Remove(request.clone())))
+    };
+    let operations = ids.into_iter().enumerate().map(remove).collect::<Result<Vec<_>>>()?;
+    run(context, operations, Ttl::Keep)
+}
+
+/// TANDEM.BATCH
+pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.BATCH json [AUDIT json]";
+    let mut args = Args::new(&args, USAGE);
+    let json = args.bytes()?;
+    let options = write_options(&mut args, Takes::default(), USAGE)?.put;
+    let audit = options.audit.map(Audit::new).transpose()?;
+    let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
+    let mut operations = batch::operations(json, limit_bytes)?;
+    if let Some(audit) = audit {
+        for (_, operation) in &mut operations {
+            operation.audit_unless_given(&audit);
+        }
+    }
+    run(context, operations, Ttl::Clear)
+}

@@ -1,0 +1,90 @@
+//! Prefixes: TANDEM.SCAN, COUNT, REMOVEPREFIX.
+
+use crate::args::{Args, bulk, page};
+use crate::engine;
+use crate::keys;
+use crate::reply::Reply;
+use crate::store::{self, Asked, Ttl, digest_key, selected};
+use redis_module::key::KeyFlags;
+use redis_module::{Context, RedisString, RedisValue};
+use tandem_shared::request::{Operation, RemoveRequest};
+use tandem_shared::{Range, Result};
+
+/// Items removed by one step of a bulk removal: bounds the memory that deciding all before the first write takes.
+const REMOVAL_STEP: usize = 10_000;
+
+/// Replies with the items of these ids. A copy that expires at this look is left out.
+pub fn reply_items(context: &Context, ids: Vec<String>) -> Result<()> {
+    let (reply, key) = (Reply::new(context), digest_key()?);
+    reply.open_array();
+    let mut count = 0;
+    for id in ids {
+        let found = keys::with_item(context, &id, KeyFlags::NOTOUCH, |item| reply.item(&key, &id, item));
+        count += usize::from(matches!(found, Ok(Some(()))));
+    }
+    reply.end_array(count);
+    Ok(())
+}
+
+/// Removes the ids of a range, of one state if one is named, in byte order. Returns how many.
+pub fn remove_range(
+    context: &Context,
+    range: Range,
+    state: Option<&str>,
+    limit: usize,
+    request: &RemoveRequest,
+) -> Result<i64> {
+    let database = selected(context);
+    let (mut removed, mut range) = (0, range);
+    while removed < limit {
+        let step = REMOVAL_STEP.min(limit - removed);
+        let ids = engine::with_database(database, |database| database.page(&range, state, step))?;
+        let Some(last) = ids.last() else { break };
+        range = range.after(last);
+        let names: Vec<RedisString> = ids.iter().map(|id| keys::name(context, id)).collect();
+        let asked = ids.iter().zip(&names).map(|(id, name)| Asked {
+            id,
+            name,
+            operation: Operation::Remove(request.clone()),
+            ttl: Ttl::Keep,
+        });
+        let answers = store::write_all(context, asked.collect())?;
+        removed += answers.iter().filter(|answer| answer.changed).count();
+    }
+    Ok(i64::try_from(removed).unwrap_or(i64::MAX))
+}
+
+/// TANDEM.SCAN
+pub fn scan(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.SCAN prefix [AFTER id] [LIMIT n]";
+    let mut args = Args::new(&args, USAGE);
+    let mut range = Range::of_prefix(args.text("prefix")?)?;
+    let (after, limit) = page(&mut args, USAGE)?;
+    if let Some(after) = after {
+        range = range.after(after);
+    }
+    let ids = engine::with_database(selected(context), |database| database.page(&range, None, limit))?;
+    reply_items(context, ids)?;
+    Ok(RedisValue::NoReply)
+}
+
+/// TANDEM.COUNT
+pub fn count(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    let mut args = Args::new(&args, "TANDEM.COUNT [prefix]");
+    let prefix = if args.left() > 0 { args.text("prefix")? } else { "" };
+    args.end()?;
+    let range = Range::of_prefix(prefix)?;
+    let count = engine::with_database(selected(context), |database| {
+        database.index.fingerprint(&range).count() + database.locals.fingerprint(&range).count()
+    })?;
+    Ok(RedisValue::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
+}
+
+/// TANDEM.REMOVEPREFIX
+pub fn remove_prefix(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.REMOVEPREFIX prefix [LIMIT n] [AUDIT json]";
+    let mut args = Args::new(&args, USAGE);
+    let range = Range::of_prefix(args.text("prefix")?)?;
+    let (limit, request) = bulk(&mut args, USAGE)?;
+    Ok(RedisValue::Integer(remove_range(context, range, None, limit, &request)?))
+}

@@ -1,0 +1,500 @@
+//! What only SQL has: roles, plans, plain arrays, the change log as a feed, and what a write leaves alone. What both
+//! engines answer alike is in `surface`.
+
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tandem_tests::census::check_postgres;
+use tandem_tests::postgres::{Options, Postgres};
+use tandem_tests::sql::{error_text, refused, rows, run, value};
+use tandem_tests::wait::{self, DEADLINE};
+
+static SERVER: OnceLock<Postgres> = OnceLock::new();
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+fn server() -> &'static Postgres {
+    SERVER.get_or_init(|| Postgres::start(&Options::default()))
+}
+
+/// A database of its own, which no worker serves: folding and rotation happen when a test asks for them.
+fn database() -> (Client, String) {
+    let name = format!("sql_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    run(&mut server().connect(), &format!("CREATE DATABASE {name}"));
+    let mut client = server().connect_as("postgres", &name);
+    run(&mut client, "CREATE EXTENSION tandem");
+    (client, name)
+}
+
+/// A server of its own: what can be read of the log depends on every transaction of a server.
+fn alone() -> (Postgres, Client) {
+    let settings = vec!["autovacuum = off".to_owned()];
+    let server = Postgres::start(&Options { settings, ..Options::default() });
+    run(&mut server.connect(), "CREATE DATABASE alone");
+    let mut client = server.connect_as("postgres", "alone");
+    run(&mut client, "CREATE EXTENSION tandem");
+    (server, client)
+}
+
+/// Refused with a SQLSTATE and a message that says this.
+fn is_refused(client: &mut Client, statement: &str, state: &str, saying: &str) {
+    let (found, text) = refused(client, statement);
+    assert_eq!(found, state, "{statement}: {text}");
+    assert!(text.contains(saying), "{statement}: {text}");
+}
+
+fn logged(client: &mut Client) -> i64 {
+    value(client, "SELECT count(*) FROM tandem.changes")
+}
+
+fn plan(client: &mut Client, query: &str) -> String {
+    let lines = rows(client, &format!("EXPLAIN (COSTS OFF) {query}"));
+    lines.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn null_is_refused_and_not_taken_for_nothing() {
+    let (mut client, _) = database();
+    for (call, saying) in [
+        ("put(NULL, 'x')", "id is NULL"),
+        ("put('a', NULL::text)", "payload is NULL"),
+        ("put('a', NULL::jsonb)", "payload is NULL"),
+        ("put_binary('a', NULL)", "payload is NULL"),
+        ("merge('a', NULL::text)", "patch is NULL"),
+        ("delete(NULL)", "id is NULL"),
+        ("set_state('a', NULL)", "state is NULL"),
+        ("move_state('a', NULL, 'x')", "from_state is NULL"),
+        ("touch(NULL)", "id is NULL"),
+        ("put_many(ARRAY['a', NULL], ARRAY['1', '2'])", "item 1 of the batch (''): id is NULL"),
+        ("put_many(ARRAY['a', 'b'], ARRAY['1', NULL])", "item 1 of the batch ('b'): payload is NULL"),
+        ("put_many(NULL::text[], ARRAY['1'])", "ids is NULL"),
+        ("delete_many(ARRAY[NULL]::text[])", "item 0 of the batch (''): id is NULL"),
+        ("batch(NULL)", "ops is NULL"),
+        ("delete_state(NULL)", "state is NULL"),
+        ("delete_prefix(NULL)", "prefix is NULL"),
+    ] {
+        is_refused(&mut client, &format!("SELECT tandem.{call}"), "22023", saying);
+    }
+    assert_eq!(logged(&mut client), 0);
+}
+
+#[test]
+fn reads_check_their_arguments_even_where_nothing_is_stored() {
+    let (mut client, _) = database();
+    let long = "x".repeat(513);
+    for call in [
+        format!("scan('{long}')"),
+        "scan('', lim => 0)".to_owned(),
+        format!("count('{long}')"),
+        "list_state('')".to_owned(),
+        "list_state('s', lim => 10001)".to_owned(),
+        "get_state('')".to_owned(),
+        "count_state(repeat('s', 65))".to_owned(),
+        "in_state('a', '')".to_owned(),
+        "in_state('', 's')".to_owned(),
+        "item_status('')".to_owned(),
+        format!("dirty('{long}')"),
+        format!("is_clean('{long}')"),
+        "changes_since(lim => 0)".to_owned(),
+        "changes_since('soon')".to_owned(),
+        "changes_since('1--1')".to_owned(),
+    ] {
+        is_refused(&mut client, &format!("SELECT * FROM tandem.{call}"), "22023", "");
+        // With the arguments as parameters of a plan that is made for any value.
+        let prepared = format!("SET plan_cache_mode = force_generic_plan; SELECT * FROM tandem.{call}");
+        is_refused(&mut client, &prepared, "22023", "");
+    }
+    run(&mut client, "SET plan_cache_mode = force_generic_plan");
+    let (long, bad_state) = (long.as_str(), "");
+    for (query, argument) in [
+        ("SELECT * FROM tandem.scan($1)", long),
+        ("SELECT tandem.count($1)", long),
+        ("SELECT * FROM tandem.list_state($1)", bad_state),
+        ("SELECT tandem.count_state($1)", bad_state),
+        ("SELECT tandem.in_state('absent', $1)", bad_state),
+    ] {
+        let error = client.query(query, &[&argument]).expect_err(query);
+        assert!(error_text(&error).contains("code INVALID"), "{query}: {}", error_text(&error));
+    }
+}
+
+#[test]
+fn a_batch_of_items_in_json_has_options_for_each() {
+    let (mut client, _) = database();
+    let batch = "SELECT written || ' ' || unchanged FROM tandem.put_many('[{\"id\":\"a\",\"payload\":{\"n\":1}}, \
+        {\"id\":\"b\",\"payload_base64\":\"AP8=\",\"state\":\"hot\",\"audit\":{\"home\":\"x\"}}, \
+        {\"id\":\"a\",\"payload\":{\"n\":1}}]'::jsonb, '{\"home\":\"y\"}')";
+    assert_eq!(value::<String>(&mut client, batch), "2 1");
+    let audits = "SELECT string_agg(audit->>'home', ',' ORDER BY id) FROM tandem.items";
+    assert_eq!(value::<String>(&mut client, audits), "y,x");
+    let batches: i64 = value(&mut client, "SELECT count(DISTINCT audit->>'batch') FROM tandem.items");
+    assert_eq!(batches, 1, "both are stamped with one batch id");
+    is_refused(
+        &mut client,
+        "SELECT tandem.batch('[{\"op\":\"put\",\"id\":\"c\",\"payload\":1}, \
+            {\"op\":\"set_state\",\"id\":\"nowhere\",\"state\":\"x\"}]')",
+        "P0002",
+        "item 1 of the batch ('nowhere')",
+    );
+    assert!(!value::<bool>(&mut client, "SELECT tandem.exists('c')"), "all or nothing");
+    is_refused(
+        &mut client,
+        "SELECT tandem.put('a', '[2]', version => 1)",
+        "55000",
+        "item 'a' is at version 1",
+    );
+    check_postgres(&mut client, "after batches");
+}
+
+#[test]
+fn numbers_of_jsonb_arguments_keep_their_digits() {
+    let (mut client, _) = database();
+    run(&mut client, "SELECT tandem.put('a', '[12345678901234567890123, 1.50]'::jsonb)");
+    run(&mut client, "SELECT tandem.merge('b', '{\"n\": 12345678901234567890123}'::jsonb)");
+    let payloads = "SELECT string_agg(payload::text, ' ' ORDER BY id) FROM tandem.items";
+    let expected = "[12345678901234567890123, 1.5] {\"n\": 12345678901234567890123}";
+    assert_eq!(value::<String>(&mut client, payloads), expected);
+}
+
+/// A large content is stored out of line; the chunks of a value that is written again are new rows.
+#[test]
+fn a_change_of_state_leaves_the_content_where_it_is() {
+    let (mut client, _) = database();
+    run(
+        &mut client,
+        "SELECT tandem.put('a', (SELECT jsonb_agg(md5(n::text)) FROM generate_series(1, 20000) n))",
+    );
+    let table: String = value(
+        &mut client,
+        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'tandem.items_default'::regclass",
+    );
+    let chunks = format!("SELECT count(*) || ' ' || max(xmin::text::bigint) FROM {table}");
+    let chunks = chunks.as_str();
+    let before: String = value(&mut client, chunks);
+    run(&mut client, "SELECT tandem.set_state('a', 'hot'); SELECT tandem.move_state('a', 'hot', 'cold')");
+    assert_eq!(value::<String>(&mut client, chunks), before);
+    assert_eq!(value::<i64>(&mut client, "SELECT version FROM tandem.items"), 3);
+    is_refused(&mut client, "SELECT tandem.move_state('a', 'hot', 'x')", "40001", "is in state 'cold'");
+    check_postgres(&mut client, "after changes of state");
+}
+
+#[test]
+fn a_touch_is_no_revision() {
+    let (mut client, _) = database();
+    run(&mut client, "SELECT tandem.put('a', '[1]')");
+    let before = logged(&mut client);
+    assert!(value::<bool>(&mut client, "SELECT tandem.touch('a')"));
+    assert!(value::<bool>(&mut client, "SELECT tandem.touch('a')"));
+    assert!(!value::<bool>(&mut client, "SELECT tandem.touch('b')"));
+    let row = "SELECT version || ' ' || access_count || ' ' || (last_accessed > now() - interval '1 hour') \
+        FROM tandem.items";
+    assert_eq!(value::<String>(&mut client, row), "1 2 true");
+    assert_eq!(logged(&mut client), before);
+    let seen =
+        "SELECT s.access_count || ' ' || (s.last_accessed > 1700000000000) FROM tandem.item_status('a') s";
+    assert_eq!(value::<String>(&mut client, seen), "2 true");
+}
+
+#[test]
+fn local_items_are_seen_and_neither_logged_nor_hashed() {
+    let (mut client, _) = database();
+    run(&mut client, "SELECT tandem.put('a', '[1]', local => true), tandem.put('b', '[1]', local => true)");
+    assert_eq!(logged(&mut client), 0);
+    assert_eq!(value::<Option<String>>(&mut client, "SELECT tandem.merkle_root()"), None);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.count()"), 2);
+    let said = "SELECT value FROM tandem.status() WHERE name = 'local_items'";
+    assert_eq!(value::<String>(&mut client, said), "2");
+    run(&mut client, "SELECT tandem.set_state('a', 'x'), tandem.merge('a', '{\"n\":1}')");
+    assert!(value::<bool>(&mut client, "SELECT tandem.delete('b')"));
+    assert_eq!(logged(&mut client), 0);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.tombstones"), 0);
+    run(&mut client, "SELECT tandem.put('a', '[2]')");
+    assert_eq!(logged(&mut client), 1, "it is shared now");
+    assert_eq!(check_postgres(&mut client, "after a local item was shared").count, 1);
+    is_refused(&mut client, "SELECT tandem.put('a', '[3]', local => true)", "22023", "is shared");
+    // A local item over a tombstone leaves it; shared, it takes its place.
+    run(&mut client, "SELECT tandem.delete('a'); SELECT tandem.put('a', '[4]', local => true)");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.tombstones"), 1);
+    let before = logged(&mut client);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.delete_prefix('')"), 1);
+    assert_eq!(logged(&mut client), before);
+    run(&mut client, "SELECT tandem.put('a', '[5]', local => true); SELECT tandem.put('a', '[5]')");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.tombstones"), 0);
+    check_postgres(&mut client, "after local items came and went");
+}
+
+#[test]
+fn removals_have_the_version_that_was_asked_for() {
+    let (mut client, _) = database();
+    run(
+        &mut client,
+        "SELECT tandem.put('a', '[1]'), tandem.delete('a', version => 9, audit => '{\"home\":\"x\"}')",
+    );
+    let tombstone = "SELECT version || ' ' || (audit->>'home') FROM tandem.tombstones";
+    assert_eq!(value::<String>(&mut client, tombstone), "9 x");
+    let logged = "SELECT op::text || version FROM tandem.changes ORDER BY seq DESC LIMIT 1";
+    assert_eq!(value::<String>(&mut client, logged), "r9");
+    is_refused(&mut client, "SELECT tandem.put('a', '[1]', version => 9)", "55000", "version 9");
+}
+
+#[test]
+fn bulk_removals_go_in_byte_order_and_leave_tombstones() {
+    let (mut client, _) = database();
+    let fill = "SELECT count(p.changed) FROM generate_series(1, 6000) n, \
+        tandem.put('n.' || lpad(n::text, 5, '0'), '[1]', state => CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END) p";
+    run(&mut client, fill);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.delete_state('even', 10)"), 10);
+    assert_eq!(value::<String>(&mut client, "SELECT tandem.list_state('even', lim => 1)"), "n.00022");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.delete_state('even')"), 2990);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.count_state('even')"), 0);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.delete_prefix('n.00', 5)"), 5);
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.delete_prefix('n.')"), 2995);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.tombstones"), 6000);
+    is_refused(&mut client, "SELECT tandem.delete_prefix('n.', 0)", "22023", "limit 0");
+    assert_eq!(check_postgres(&mut client, "after bulk removals").count, 0);
+}
+
+#[test]
+fn reads_go_through_indexes() {
+    let (mut client, _) = database();
+    run(
+        &mut client,
+        "INSERT INTO tandem.items (id, payload, state) \
+         SELECT 'n.' || lpad(n::text, 6, '0'), '1', 's' || n % 50 FROM generate_series(1, 20000) n; \
+         ANALYZE tandem.items; SET plan_cache_mode = force_generic_plan; \
+         PREPARE list(text, text, bigint) AS SELECT * FROM tandem.list_state($1, $2, $3); \
+         PREPARE get(text, text) AS SELECT id FROM tandem.get_state($1, $2); \
+         PREPARE counted(text) AS SELECT tandem.count_state($1); \
+         PREPARE scan(text, text) AS SELECT id FROM tandem.scan($1, $2); \
+         PREPARE held(text, text) AS SELECT tandem.in_state($1, $2)",
+    );
+    for (query, index) in [
+        ("EXECUTE list('s1', 'n.000500', 10)", "items_default_state_id_idx"),
+        ("EXECUTE get('s1', 'n.000500')", "items_default_state_id_idx"),
+        ("EXECUTE scan('n.', 'n.000500')", "items_default_pkey"),
+    ] {
+        let plan = plan(&mut client, query);
+        assert!(plan.contains(index) && !plan.contains("Seq Scan"), "{query}: {plan}");
+        assert!(!plan.contains("Sort"), "{query}: {plan}");
+        // The position of the page is looked up and not read up to.
+        let condition = plan.lines().find(|line| line.contains("Index Cond")).unwrap_or_default();
+        assert!(condition.contains("id > ") || condition.contains("id) > "), "{query}: {plan}");
+    }
+    let page = "SELECT count(*) || ' ' || min(l) FROM tandem.list_state('s1', 'n.000500', 10) l";
+    assert_eq!(value::<String>(&mut client, page), "10 n.000501");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.count_state('s1')"), 400);
+    assert!(value::<bool>(&mut client, "SELECT tandem.in_state('n.000001', 's1')"));
+}
+
+#[test]
+fn dirty_ids_are_those_the_blocks_do_not_know() {
+    let (server, mut client) = alone();
+    run(
+        &mut client,
+        "SELECT tandem.put('a.b.' || n, '[1]'), tandem.put('a.c.' || n, '[1]') FROM generate_series(1, 3) n",
+    );
+    run(&mut client, "SELECT tandem.put('d', '[1]')");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count()"), 7);
+    run(&mut client, "SELECT tandem.merkle_root()");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count()"), 0);
+    let mut other = server.connect_as("postgres", "alone");
+    run(&mut other, "BEGIN; SELECT tandem.put('open', '[1]')");
+    run(
+        &mut client,
+        "SELECT tandem.put('a.b.2', '[2]'), tandem.put('a.b.2', '[3]'), tandem.set_state('d', 'x')",
+    );
+    // Nothing behind an open transaction can be folded: it stays dirty, and the hash is right nevertheless.
+    let node = "SELECT count || ' ' || pending FROM tandem.merkle_node('a')";
+    assert_eq!(value::<String>(&mut client, node), "6 2");
+    let unfolded: String = value(&mut client, "SELECT tandem.merkle_hash('a', fold => false)");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count('a.')"), 1);
+    assert_eq!(value::<String>(&mut client, "SELECT string_agg(d, ' ') FROM tandem.dirty() d"), "a.b.2 d");
+    let prefixes = "SELECT string_agg(path || ' ' || count, ', ') FROM tandem.dirty_prefixes('')";
+    assert_eq!(value::<String>(&mut client, prefixes), "a 1, d 1");
+    let clean = "SELECT string_agg(path || ' ' || count, ', ') FROM tandem.clean_branches('a')";
+    assert_eq!(value::<String>(&mut client, clean), "a.c 3");
+    let states = "SELECT tandem.is_clean('a.c') AND NOT tandem.is_clean('a.b') AND NOT tandem.is_clean()";
+    assert!(value::<bool>(&mut client, states));
+    run(&mut other, "ROLLBACK");
+    assert_eq!(value::<String>(&mut client, "SELECT tandem.merkle_hash('a')"), unfolded);
+    assert!(value::<bool>(&mut client, "SELECT tandem.is_clean()"));
+    let leaves = "SELECT string_agg(l.id, ' ') FROM tandem.merkle_leaves('a', after => 'a.b.2', lim => 2) l";
+    assert_eq!(value::<String>(&mut client, leaves), "a.b.3 a.c.1");
+    check_postgres(&mut client, "after dirt");
+}
+
+/// Every change after a position, read in pages of two.
+fn feed(client: &mut Client, mut since: Option<String>) -> (Vec<String>, Option<String>) {
+    let mut seen = Vec::new();
+    loop {
+        let page = client
+            .query("SELECT pos, id, op, version FROM tandem.changes_since($1, 2)", &[&since])
+            .unwrap_or_else(|error| panic!("{}", error_text(&error)));
+        let Some(last) = page.last() else { return (seen, since) };
+        since = Some(last.get(0));
+        seen.extend(page.iter().map(|row| {
+            format!("{} {} {}", row.get::<_, String>(2), row.get::<_, String>(1), row.get::<_, i64>(3))
+        }));
+    }
+}
+
+#[test]
+fn the_feed_has_every_change_once_whatever_commits_when() {
+    let (server, mut client) = alone();
+    let mut slow = server.connect_as("postgres", "alone");
+    run(&mut client, "SELECT tandem.put('a', '{\"n\":1}'), tandem.put('b', '[1]')");
+    run(&mut client, "SELECT tandem.put('a', '{\"n\":2}', state => 'hot', audit => '{\"home\":\"x\"}')");
+    let (seen, since) = feed(&mut client, None);
+    assert_eq!(seen, ["put a 1", "put b 1", "put a 2"]);
+    assert_eq!(Some(value::<String>(&mut client, "SELECT tandem.log_position()")), since);
+    let now = "SELECT state || ' ' || type || ' ' || payload || ' ' || (audit->>'home') || ' ' || (etag IS NOT NULL) \
+        FROM tandem.changes_since(lim => 1)";
+    assert_eq!(value::<String>(&mut client, now), "hot json {\"n\": 2} x true", "what is there now");
+    run(&mut slow, "BEGIN; SELECT tandem.put('slow', '[1]')");
+    run(&mut client, "SELECT tandem.put('fast', '[1]')");
+    let (seen, since) = feed(&mut client, since);
+    assert!(seen.is_empty(), "what commits later comes first and is waited for: {seen:?}");
+    run(&mut slow, "COMMIT");
+    run(&mut client, "SELECT tandem.delete('a')");
+    let (seen, since) = feed(&mut client, since);
+    assert_eq!(seen, ["put slow 1", "put fast 1", "remove a 3"]);
+    assert_eq!(feed(&mut client, since).0, Vec::<String>::new());
+    let gone = "SELECT payload IS NULL AND etag IS NULL FROM tandem.changes_since() WHERE id = 'a' LIMIT 1";
+    assert!(value::<bool>(&mut client, gone));
+}
+
+#[test]
+fn positions_that_the_log_no_longer_reaches_are_refused() {
+    let (_server, mut client) = alone();
+    let turn = |client: &mut Client| {
+        run(client, "UPDATE tandem.log_state SET slot_since = now() - interval '1 hour'");
+        for _ in 0..4 {
+            run(client, "SELECT tandem.fold(); SELECT tandem.rotate_log()");
+        }
+    };
+    let first: String = value(&mut client, "SELECT tandem.log_position()");
+    run(&mut client, "SELECT tandem.put('a', '[1]')");
+    let second: String = value(&mut client, "SELECT tandem.log_position()");
+    turn(&mut client);
+    run(&mut client, "SELECT tandem.put('b', '[1]')");
+    assert_eq!(feed(&mut client, Some(first.clone())).0.len(), 2, "the slot before the present one is kept");
+    wait::until("the oldest slot is emptied", DEADLINE, || {
+        turn(&mut client);
+        value::<i64>(&mut client, "SELECT count(*) FROM tandem.changes WHERE id = 'a'") == 0
+    });
+    is_refused(
+        &mut client,
+        &format!("SELECT * FROM tandem.changes_since('{first}')"),
+        "55000",
+        "read the items and go on from it",
+    );
+    let position: String = value(&mut client, "SELECT tandem.log_position()");
+    run(&mut client, "SELECT tandem.put('c', '[1]')");
+    assert_eq!(feed(&mut client, Some(position)).0, ["put c 1"]);
+    assert!(feed(&mut client, Some(second)).0.len() <= 2, "nothing after it was lost");
+    run(&mut client, "SELECT * FROM tandem.changes_since()");
+}
+
+#[test]
+fn listeners_are_told() {
+    let mut client = server().connect();
+    run(
+        &mut client,
+        "CREATE EXTENSION IF NOT EXISTS tandem; LISTEN tandem; SELECT tandem.put('listen', '[1]')",
+    );
+    let told = wait::until_some("a notification with the last position", DEADLINE, || {
+        let position: String = value(&mut client, "SELECT tandem.log_position()");
+        let mut notifications = client.notifications();
+        let mut waiting = notifications.timeout_iter(Duration::from_millis(300));
+        let mut last = None;
+        while let Ok(Some(notification)) = waiting.next() {
+            last = Some(notification.payload().to_owned());
+        }
+        last.filter(|told| *told == position)
+    });
+    let after = format!("SELECT count(*) FROM tandem.changes_since('{told}')");
+    assert_eq!(value::<i64>(&mut client, &after), 0);
+}
+
+#[test]
+fn readers_read_and_writers_write_and_neither_has_more() {
+    let (mut client, name) = database();
+    run(
+        &mut client,
+        "DO $$ BEGIN CREATE ROLE some_reader LOGIN IN ROLE tandem_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+         DO $$ BEGIN CREATE ROLE some_writer LOGIN IN ROLE tandem_writer; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+         SELECT tandem.put('a', '{}')",
+    );
+    let reads = [
+        "get('a')",
+        "scan('')",
+        "count()",
+        "exists_many(ARRAY['a'])",
+        "get_state('default')",
+        "in_state('a', 'default')",
+        "item_status('a')",
+        "merkle_root()",
+        "merkle_node('')",
+        "merkle_leaves('')",
+        "merkle_children('')",
+        "dirty()",
+        "dirty_count()",
+        "dirty_prefixes()",
+        "clean_branches()",
+        "is_clean()",
+        "changes_since()",
+        "log_position()",
+        "verify()",
+        "status()",
+        "links()",
+    ];
+    let writes = [
+        "put('w', '{}')",
+        "put('w', '[1]'::jsonb)",
+        "put_binary('x', 'x')",
+        "put('l', '1', local => true)",
+        "merge('w', '{\"a\":1}')",
+        "set_state('w', 's')",
+        "move_state('w', 's', 't')",
+        "touch('w')",
+        "put_many(ARRAY['y', 'z'], ARRAY['1', '2'])",
+        "batch('[{\"op\":\"delete\",\"id\":\"y\"}]')",
+        "delete_many(ARRAY['z'])",
+        "delete_state('t')",
+        "delete('x')",
+        "delete_prefix('')",
+    ];
+    let mut reader = server().connect_as("some_reader", &name);
+    let mut writer = server().connect_as("some_writer", &name);
+    for call in reads {
+        rows(&mut reader, &format!("SELECT * FROM tandem.{call}"));
+        rows(&mut writer, &format!("SELECT * FROM tandem.{call}"));
+    }
+    for call in writes {
+        // What finds nothing to remove reads only.
+        if !call.starts_with("delete_state") {
+            is_refused(&mut reader, &format!("SELECT * FROM tandem.{call}"), "42501", "permission denied");
+        }
+        rows(&mut writer, &format!("SELECT * FROM tandem.{call}"));
+    }
+    for client in [&mut reader, &mut writer] {
+        is_refused(client, "DELETE FROM tandem.changes", "42501", "permission denied");
+        is_refused(client, "SELECT url FROM tandem.links", "42501", "permission denied");
+        is_refused(client, "UPDATE tandem.log_state SET slot = 0", "42501", "permission denied");
+    }
+    check_postgres(&mut client, "after a writer's writes");
+}
+
+/// Statements are kept for the session; what happens to the tables meanwhile must not make them wrong.
+#[test]
+fn kept_statements_survive_changes_of_the_schema() {
+    let (mut client, _) = database();
+    run(&mut client, "SELECT tandem.put('a', '[1]')");
+    run(&mut client, "CREATE INDEX later ON tandem.items ((payload->>'x')); ANALYZE tandem.items");
+    run(&mut client, "SELECT tandem.put('a', '[2]'), tandem.merkle_root()");
+    run(&mut client, "SET search_path = tandem; SELECT put('a', '[3]'); RESET search_path");
+    run(&mut client, "DROP EXTENSION tandem CASCADE; CREATE EXTENSION tandem; SELECT tandem.put('a', '[4]')");
+    assert_eq!(value::<i64>(&mut client, "SELECT version FROM tandem.items"), 1);
+    check_postgres(&mut client, "after the extension was made anew");
+}
