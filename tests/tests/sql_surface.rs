@@ -154,7 +154,7 @@ fn a_change_of_state_leaves_the_content_where_it_is() {
     );
     let table: String = value(
         &mut client,
-        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'tandem.items'::regclass",
+        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'tandem.items_default'::regclass",
     );
     let chunks = format!("SELECT count(*) || ' ' || max(xmin::text::bigint) FROM {table}");
     let chunks = chunks.as_str();
@@ -257,9 +257,9 @@ fn reads_go_through_indexes() {
          PREPARE held(text, text) AS SELECT tandem.in_state($1, $2)",
     );
     for (query, index) in [
-        ("EXECUTE list('s1', 'n.000500', 10)", "items_state_id"),
-        ("EXECUTE get('s1', 'n.000500')", "items_state_id"),
-        ("EXECUTE scan('n.', 'n.000500')", "items_pkey"),
+        ("EXECUTE list('s1', 'n.000500', 10)", "items_default_state_id_idx"),
+        ("EXECUTE get('s1', 'n.000500')", "items_default_state_id_idx"),
+        ("EXECUTE scan('n.', 'n.000500')", "items_default_pkey"),
     ] {
         let plan = plan(&mut client, query);
         assert!(plan.contains(index) && !plan.contains("Seq Scan"), "{query}: {plan}");
