@@ -79,7 +79,7 @@ fn writes_and_removals_go_both_ways() {
     assert_eq!(payload_in_redis(&mut redis, "r.0002").as_deref(), Some("[3]"));
 
     // What was removed counts on from its tombstone on the other side too.
-    put(&mut redis, "r.0003", "1");
+    put(&mut redis, "r.0003", "[1]");
     pair.settle("the item is back", |client, _| payload_in_postgres(client, "r.0003").is_some());
     let version: i64 = value(&mut client, "SELECT version FROM tandem.get('r.0003')");
     assert_eq!(version, 3);
