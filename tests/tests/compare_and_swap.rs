@@ -367,3 +367,35 @@ fn both_sides_at_once_while_the_link_runs() {
         assert_eq!(lost, expected, "the winner that did not survive is recorded");
     }
 }
+
+/// A removal and a put of one version, the put later by a hair or in the same millisecond: whichever wins, it wins on
+/// both sides.
+#[test]
+fn a_removal_and_a_put_of_one_version_meet() {
+    const ITEMS: usize = 20;
+    let pair = Pair::with(&pg::Options::default(), redis::Options::in_memory());
+    let (mut client, mut connection) = (pair.sql(), pair.commands());
+    let ids: Vec<String> = (0..2 * ITEMS).map(|number| format!("met.{number:02}")).collect();
+    for id in &ids {
+        put(id, "{}", vec![]).ask_sql(&mut client);
+    }
+    pair.settle_at(2 * ITEMS as i64);
+    pair.pause();
+    let (removed_in_sql, removed_in_redis) = ids.split_at(ITEMS);
+    let remove = |id: &String| Request::Remove(id.clone(), vec![]);
+    for id in removed_in_sql {
+        assert_eq!(remove(id).ask_sql(&mut client), Answer::Number(1));
+        put(id, r#"{"later":1}"#, vec![]).ask_redis(&mut connection);
+    }
+    for id in removed_in_redis {
+        assert_eq!(remove(id).ask_redis(&mut connection), Answer::Number(1));
+        put(id, r#"{"later":1}"#, vec![]).ask_sql(&mut client);
+    }
+    pair.resume();
+    let all = Request::GetMany(ids);
+    pair.settle("both sides hold the same of what met", |client, connection| {
+        all.ask_sql(client) == all.ask_redis(connection)
+    });
+    let letters: i64 = sql::value(&mut client, "SELECT count(*) FROM tandem.dead_letters");
+    assert_eq!(letters, 0, "nothing was set aside");
+}

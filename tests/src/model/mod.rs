@@ -51,11 +51,6 @@ impl Model {
         self.live(id).and_then(|stored| stored.etag(id))
     }
 
-    /// Whether any item is local.
-    pub fn has_local(&self) -> bool {
-        !self.local.is_empty()
-    }
-
     /// Does what is asked. What is refused changes nothing; of a refusal the message is left empty.
     pub fn ask(&mut self, request: &Request) -> Answer {
         let before = (self.shared.clone(), self.local.clone());

@@ -301,6 +301,12 @@ impl Speaker<'_> {
     }
 }
 
+/// A tombstone that wins against everything: the only way to be rid of an item that has the largest version.
+pub fn last_tombstone() -> Vec<u8> {
+    let version = i64::MAX.try_into().expect("a positive number");
+    revision(version, version, None, None)
+}
+
 fn revision(version: u64, time: u64, json: Option<&str>, home: Option<char>) -> Vec<u8> {
     let body = json.map_or(Body::Tombstone, |json| Body::Live {
         state: State::new("s").expect("a good state"),

@@ -229,6 +229,13 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "item 1 of the batch ('batch.x'): ",
     ),
     (
+        "first.at.fault",
+        r#"[{"op":"put","id":"batch.x","payload":1}, {"op":"put","id":"batch.x","payload":2,"if_absent":true},
+            {"op":"put","id":"batch.p","payload":1,"if_absent":true}]"#,
+        "EXISTS",
+        "item 1 of the batch ('batch.x'): ",
+    ),
+    (
         "conflict",
         r#"[{"op":"put","id":"batch.x","payload":1},
             {"op":"delete","id":"batch.p","if_match":"0000000000000000000000000000000000000000000000000000000000000000"}]"#,
