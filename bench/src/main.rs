@@ -2,8 +2,9 @@
 //! ratios mean something where absolute figures do not. Prints the tables of bench/README.md.
 //!
 //! `QUICK=1` takes sizes that prove the benchmark works and measure nothing. Words after the program's name pick
-//! sections: redis, sql, fold, link, reconcile.
+//! sections: redis, sql, fold, items, link, reconcile.
 
+mod items;
 mod link;
 mod machine;
 mod reconcile;
@@ -22,6 +23,10 @@ struct Size {
     keys: usize,
     /// Batches of 500 a round.
     batches: usize,
+    /// Items among which states and prefixes are asked for.
+    items: usize,
+    /// Questions a round.
+    questions: usize,
     /// Items that go over the link, each way.
     linked: usize,
     /// Sizes of the sets that are reconciled.
@@ -33,11 +38,21 @@ const FULL: Size = Size {
     requests: 400_000,
     keys: 100_000,
     batches: 40,
+    items: 1_000_000,
+    questions: 10_000,
     linked: 100_000,
     reconciled: [100_000, 1_000_000],
 };
-const QUICK: Size =
-    Size { rounds: 2, requests: 20_000, keys: 5_000, batches: 4, linked: 5_000, reconciled: [5_000, 20_000] };
+const QUICK: Size = Size {
+    rounds: 2,
+    requests: 20_000,
+    keys: 5_000,
+    batches: 4,
+    items: 20_000,
+    questions: 1_000,
+    linked: 5_000,
+    reconciled: [5_000, 20_000],
+};
 
 fn main() {
     let size = if std::env::var_os("QUICK").is_some() { QUICK } else { FULL };
@@ -52,6 +67,9 @@ fn main() {
     }
     if wanted("fold") {
         sql_writes::measure_fold(size);
+    }
+    if wanted("items") {
+        items::measure(size);
     }
     if wanted("link") {
         link::measure(size);

@@ -2,6 +2,7 @@
 //! them, and the worker that keeps links to Redis. The rules are those of `tandem_shared`; the SQL is in `sql/`.
 
 mod api;
+mod capture;
 mod error;
 mod fold;
 mod planning;

@@ -1,183 +1,195 @@
 //! This database as a replica of the shared search, and the exact fingerprint of any range.
 //!
-//! A range is the blocks that lie wholly inside it, less nothing, plus what the log holds of them that is not
-//! folded yet, plus the items at its two edges. All three are read in one statement: only within one snapshot do
-//! they add up, and in one snapshot they do so exactly, whatever has been folded.
+//! A range is the blocks that lie wholly inside it, plus what the log holds of them that is not folded yet, plus the
+//! items at its two edges. All of it is read in one statement: only within one snapshot does it add up, and in one
+//! snapshot it does so exactly, whatever has been folded. One statement also serves all ranges of a call, and is
+//! planned once.
 
 use crate::error::Outcome;
 use crate::fold::change;
-use crate::planning;
+use crate::planning::{self, select_kept};
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
-use tandem_shared::reconcile::{Entry, Replica};
-use tandem_shared::{Digest, Error, Fingerprint};
-
-/// Tries to read a range while folds move block boundaries under it.
-const TRIES_MAX: usize = 20;
+use tandem_shared::limits::ID_BYTES_MAX;
+use tandem_shared::reconcile::{Entry, Piece, Replica, group};
+use tandem_shared::{Digest, Fingerprint};
 
 /// The items of this database.
 pub struct Items;
 
 /// The exact fingerprint of a range in the snapshot of one statement.
 pub fn fingerprint(range: &Range) -> Outcome<Fingerprint> {
-    if range.is_empty() {
-        return Ok(Fingerprint::EMPTY);
-    }
-    for _ in 0..TRIES_MAX {
-        if let Some(sum) = planning::by_index(|| Spi::connect(|client| try_fingerprint(client, range)))? {
-            return Ok(sum);
-        }
-    }
-    Err(Error::corrupt("table tandem.blocks", "its boundaries move at every reading").into())
+    Ok(pieces(std::slice::from_ref(range))?.into_iter().flatten().map(|piece| piece.sum).sum())
 }
 
-fn try_fingerprint(client: &SpiClient<'_>, range: &Range) -> Outcome<Option<Fingerprint>> {
-    let end = range.end.as_deref();
-    let bounds = client.select(
-        "SELECT (SELECT min(first) FROM tandem.blocks WHERE first >= $1), \
-                (SELECT max(first) FROM tandem.blocks WHERE first <= $2)",
-        None,
-        &[range.start.as_str().into(), end.into()],
-    )?;
-    let (low, high) = bounds.first().get_two::<String, String>()?;
-    let high = if end.is_none() { None } else { high };
-    // Whole blocks reach from `low` to `high`; without a high bound they reach to the end.
-    let inner = match (&low, &high, end) {
-        (Some(low), Some(high), _) => low < high,
-        (Some(_), None, None) => true,
-        _ => false,
-    };
-    let first_edge_end = if inner { low.as_deref() } else { end };
-    let rows = client.select(
-        "SELECT 0, k.first, k.count, k.sum, NULL::bytea FROM tandem.blocks k \
-         WHERE $5 AND k.first >= $3 AND ($4::text IS NULL OR k.first < $4) \
-         UNION ALL SELECT 1, k.first, 0, NULL, NULL FROM tandem.blocks k WHERE $5 AND k.first = $4 \
-         UNION ALL SELECT 2, i.id, 1, NULL, \
-             tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i WHERE NOT i.local AND i.id >= $1 AND ($6::text IS NULL OR i.id < $6) \
-         UNION ALL SELECT 2, i.id, 1, NULL, \
-             tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i WHERE NOT i.local AND $5 AND $2::text IS NOT NULL AND i.id >= $4 AND i.id < $2 \
-         UNION ALL SELECT 3, c.id, 0, c.old_digest, c.new_digest FROM tandem.changes c \
-         WHERE $5 AND (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
-           AND c.id >= $3 AND ($4::text IS NULL OR c.id < $4)",
-        None,
-        &[
-            range.start.as_str().into(),
-            end.into(),
-            low.as_deref().into(),
-            high.as_deref().into(),
-            inner.into(),
-            first_edge_end.into(),
-        ],
-    )?;
-    let mut sum = Fingerprint::EMPTY;
-    let (mut low_is_bound, mut high_is_bound) = (!inner, !inner || high.is_none());
-    for row in rows {
-        let of_digest = |bytes: Option<&[u8]>| -> Outcome<Fingerprint> {
-            Ok(Fingerprint::of(&Digest::from_slice(bytes.unwrap_or_default())?))
-        };
-        match row.get::<i32>(1)? {
-            Some(0) => {
-                low_is_bound |= row.get::<&str>(2)? == low.as_deref();
-                let count = row.get::<i64>(3)?.unwrap_or(0) as u64;
-                sum += Fingerprint::from_parts(count, row.get::<&[u8]>(4)?.unwrap_or_default())?;
-            }
-            Some(1) => high_is_bound = true,
-            Some(2) => sum += of_digest(row.get(5)?)?,
-            _ => {
-                let change = change(row.get(2)?, row.get(4)?, row.get(5)?)?;
-                sum += change.delta().fingerprint();
-            }
-        }
-    }
-    Ok((low_is_bound && high_is_bound).then_some(sum))
+/// A text after every id, as the end of a range that has none: a comparison with it can use an index, which a
+/// "greater, or there is no end" cannot.
+fn past_every_id() -> String {
+    let widest = char::MAX.len_utf8();
+    char::MAX.to_string().repeat(ID_BYTES_MAX / widest + 1)
 }
 
-/// Texts that cut a range into about equal parts: block boundaries where there are enough, ids otherwise.
-fn boundaries(client: &SpiClient<'_>, range: &Range, parts: usize) -> Outcome<Vec<String>> {
-    let bounds = [range.start.as_str().into(), range.end.as_deref().into()];
-    let rows = client.select(
-        "SELECT k.first, k.count FROM tandem.blocks k \
-         WHERE k.first > $1 AND ($2::text IS NULL OR k.first < $2) ORDER BY k.first",
-        None,
-        &bounds,
-    )?;
-    let mut weighted: Vec<(String, u64)> = Vec::new();
-    for row in rows {
-        let count = row.get::<i64>(2)?.unwrap_or(0).max(0) as u64;
-        weighted.push((row.get::<String>(1)?.unwrap_or_default(), count));
+/// Starts and ends of ranges as two arrays of a statement.
+fn bounds(ranges: &[Range]) -> (Vec<&str>, Vec<Option<&str>>) {
+    ranges.iter().map(|range| (range.start.as_str(), range.end.as_deref())).unzip()
+}
+
+/// Whole blocks reach from `low` to `high`; where there is none, both are the end of the range. A block that the
+/// range enters or leaves is read item by item.
+const PIECES: &str = "WITH asked AS MATERIALIZED ( \
+        SELECT e.place, e.start, e.past, CASE WHEN e.low < e.high THEN e.low ELSE e.past END AS low, \
+               CASE WHEN e.low < e.high THEN e.high ELSE e.past END AS high \
+        FROM (SELECT a.place, a.start COLLATE \"C\" AS start, coalesce(a.past, $3) COLLATE \"C\" AS past, \
+                     (SELECT min(k.first) FROM tandem.blocks k WHERE k.first >= a.start) AS low, \
+                     CASE WHEN a.past IS NULL THEN $3 COLLATE \"C\" \
+                          ELSE (SELECT max(k.first) FROM tandem.blocks k WHERE k.first <= a.past) END AS high \
+              FROM unnest($1, $2) WITH ORDINALITY AS a (start, past, place)) e), \
+    pending AS (SELECT c.id, c.old_digest, c.new_digest FROM tandem.changes c \
+        WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)) \
+    SELECT 0, a.place, a.low, a.high, 0::bigint, NULL::bytea, NULL::bytea FROM asked a \
+    UNION ALL SELECT 1, a.place, k.first, NULL, k.count, k.sum, NULL \
+        FROM asked a JOIN tandem.blocks k ON k.first >= a.low AND k.first < a.high \
+    UNION ALL SELECT 2, a.place, a.start, NULL, 1, NULL, \
+            tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
+        FROM asked a JOIN tandem.items i ON NOT i.local AND i.id >= a.start AND i.id < a.low \
+    UNION ALL SELECT 2, a.place, a.high, NULL, 1, NULL, \
+            tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
+        FROM asked a JOIN tandem.items i ON NOT i.local AND i.id >= a.high AND i.id < a.past \
+    UNION ALL SELECT 3, 0, p.id, NULL, 0, p.old_digest, p.new_digest FROM pending p";
+
+/// The pieces of each range, in order. The ranges must not overlap, or a change that is not folded is added to one of
+/// them only.
+fn pieces(ranges: &[Range]) -> Outcome<Vec<Vec<Piece>>> {
+    let mut pieces: Vec<Vec<Piece>> = ranges.iter().map(|_| Vec::new()).collect();
+    let mut inner: Vec<(String, String, usize)> = Vec::with_capacity(ranges.len());
+    let mut pending = Vec::new();
+    planning::by_index(|| {
+        Spi::connect(|client| -> Outcome<()> {
+            let (starts, pasts) = bounds(ranges);
+            let args = [starts.into(), pasts.into(), past_every_id().into()];
+            for row in select_kept(client, PIECES, &args)? {
+                let place = (row.get::<i64>(2)?.unwrap_or(0) as usize).saturating_sub(1);
+                let sum = match row.get::<i32>(1)? {
+                    Some(0) => {
+                        let (low, high) = (row.get::<String>(3)?, row.get::<String>(4)?);
+                        inner.push((low.unwrap_or_default(), high.unwrap_or_default(), place));
+                        continue;
+                    }
+                    Some(1) => {
+                        let count = row.get::<i64>(5)?.unwrap_or(0) as u64;
+                        Fingerprint::from_parts(count, row.get::<&[u8]>(6)?.unwrap_or_default())?
+                    }
+                    Some(2) => {
+                        Fingerprint::of(&Digest::from_slice(row.get::<&[u8]>(7)?.unwrap_or_default())?)
+                    }
+                    _ => {
+                        pending.push(change(row.get(3)?, row.get(6)?, row.get(7)?)?);
+                        continue;
+                    }
+                };
+                let first = row.get::<String>(3)?.unwrap_or_default();
+                if let Some(pieces) = pieces.get_mut(place) {
+                    pieces.push(Piece { first, sum });
+                }
+            }
+            Ok(())
+        })
+    })?;
+    for pieces in &mut pieces {
+        pieces.sort_by(|a, b| a.first.cmp(&b.first));
+        // The items of an edge make one piece.
+        pieces.dedup_by(|piece, before| {
+            let same = piece.first == before.first;
+            if same {
+                before.sum += piece.sum;
+            }
+            same
+        });
     }
-    if weighted.len() < parts {
-        weighted.clear();
-        let rows = client.select(
-            "SELECT i.id FROM tandem.items i WHERE NOT i.local AND i.id > $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id",
-            None,
-            &bounds,
-        )?;
-        for row in rows {
-            weighted.push((row.get::<String>(1)?.unwrap_or_default(), 1));
+    inner.sort();
+    for change in pending {
+        let after = inner.partition_point(|(low, _, _)| *low <= change.id);
+        let Some((_, high, place)) = after.checked_sub(1).and_then(|at| inner.get(at)) else { continue };
+        if change.id < *high
+            && let Some(pieces) = pieces.get_mut(*place)
+        {
+            let after = pieces.partition_point(|piece| piece.first <= change.id);
+            if let Some(piece) = after.checked_sub(1).and_then(|at| pieces.get_mut(at)) {
+                piece.sum += change.delta().fingerprint();
+            }
         }
     }
-    let total: u64 = weighted.iter().map(|(_, weight)| weight).sum();
-    let share = total.div_ceil(parts as u64).max(1);
-    let (mut chosen, mut filled) = (Vec::new(), 0);
-    for (bound, weight) in weighted {
-        if filled >= share && chosen.len() + 1 < parts {
-            chosen.push(bound);
-            filled = 0;
-        }
-        filled += weight;
+    Ok(pieces)
+}
+
+const ENTRIES: &str = "SELECT a.place, f.id, f.version, f.digest \
+    FROM unnest($1, $2) WITH ORDINALITY AS a (start, past, place) \
+    CROSS JOIN LATERAL ( \
+        SELECT i.id, i.version, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) AS digest \
+        FROM tandem.items i WHERE NOT i.local AND i.id >= a.start AND i.id < coalesce(a.past, $3) ORDER BY i.id LIMIT $4) f";
+
+/// The first items of each range, in order; all of them without a limit.
+fn entries(ranges: &[Range], limit_each: Option<usize>) -> Outcome<Vec<Vec<Entry>>> {
+    let mut entries: Vec<Vec<Entry>> = ranges.iter().map(|_| Vec::new()).collect();
+    if ranges.is_empty() {
+        return Ok(entries);
     }
-    Ok(chosen)
+    planning::by_index(|| {
+        Spi::connect(|client| -> Outcome<()> {
+            let (starts, pasts) = bounds(ranges);
+            let limit = limit_each.map(|limit| limit as i64);
+            let args = [starts.into(), pasts.into(), past_every_id().into(), limit.into()];
+            for row in select_kept(client, ENTRIES, &args)? {
+                let place = row.get::<i64>(1)?.unwrap_or(0) as usize;
+                let entry = Entry {
+                    id: row.get::<String>(2)?.unwrap_or_default(),
+                    version: row.get::<i64>(3)?.unwrap_or(0) as u64,
+                    digest: Digest::from_slice(row.get::<&[u8]>(4)?.unwrap_or_default())?,
+                };
+                if let Some(entries) = entries.get_mut(place.saturating_sub(1)) {
+                    entries.push(entry);
+                }
+            }
+            Ok(())
+        })
+    })?;
+    for entries in &mut entries {
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    Ok(entries)
 }
 
 impl Replica for Items {
     type Error = crate::error::Failure;
 
     fn fingerprints(&mut self, ranges: &[Range]) -> Outcome<Vec<Fingerprint>> {
-        ranges.iter().map(fingerprint).collect()
+        let sum = |pieces: Vec<Piece>| pieces.into_iter().map(|piece| piece.sum).sum();
+        Ok(pieces(ranges)?.into_iter().map(sum).collect())
     }
 
+    /// Cuts at blocks, and what lies within one block at its items.
     fn splits(&mut self, ranges: &[Range], parts: usize) -> Outcome<Vec<Vec<Part>>> {
-        let split = |range: &Range| -> Outcome<Vec<Part>> {
-            let cuts = planning::by_index(|| Spi::connect(|client| boundaries(client, range, parts.max(2))))?;
-            let starts = std::iter::once(range.start.clone()).chain(cuts.iter().cloned());
-            let ends = cuts.iter().cloned().map(Some).chain([range.end.clone()]);
-            starts
-                .zip(ends)
-                .map(|(start, end)| {
-                    let range = Range::new(start, end);
-                    Ok(Part { fingerprint: fingerprint(&range)?, range })
-                })
-                .collect()
-        };
-        ranges.iter().map(split).collect()
+        let parts = parts.max(2);
+        let mut cut = pieces(ranges)?;
+        let narrow: Vec<(usize, Range)> = ranges
+            .iter()
+            .zip(&cut)
+            .enumerate()
+            .filter(|(_, (_, pieces))| pieces.len() < 2)
+            .map(|(place, (range, _))| (place, range.clone()))
+            .collect();
+        let (places, narrow): (Vec<usize>, Vec<Range>) = narrow.into_iter().unzip();
+        for (place, entries) in places.into_iter().zip(entries(&narrow, None)?) {
+            if let Some(pieces) = cut.get_mut(place) {
+                let piece = |entry: Entry| Piece { first: entry.id, sum: Fingerprint::of(&entry.digest) };
+                *pieces = entries.into_iter().map(piece).collect();
+            }
+        }
+        Ok(ranges.iter().zip(cut).map(|(range, pieces)| group(range, pieces, parts)).collect())
     }
 
     fn lists(&mut self, ranges: &[Range], limit_each: usize) -> Outcome<Vec<Vec<Entry>>> {
-        ranges.iter().map(|range| list(range, limit_each)).collect()
+        entries(ranges, Some(limit_each))
     }
-}
-
-fn list(range: &Range, limit: usize) -> Outcome<Vec<Entry>> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT i.id, i.version, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-             FROM tandem.items i WHERE NOT i.local AND i.id >= $1 AND ($2::text IS NULL OR i.id < $2) ORDER BY i.id LIMIT $3",
-            None,
-            &[range.start.as_str().into(), range.end.as_deref().into(), (limit as i64).into()],
-        )?;
-        let mut entries = Vec::new();
-        for row in rows {
-            entries.push(Entry {
-                id: row.get::<String>(1)?.unwrap_or_default(),
-                version: row.get::<i64>(2)?.unwrap_or(0) as u64,
-                digest: Digest::from_slice(row.get::<&[u8]>(3)?.unwrap_or_default())?,
-            });
-        }
-        Ok(entries)
-    })
 }

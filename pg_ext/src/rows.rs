@@ -4,14 +4,11 @@ use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::store;
 use pgrx::prelude::*;
-use tandem_shared::decide::decide_row;
 use tandem_shared::error::shown;
 use tandem_shared::id::{check_id as check_id_rule, check_prefix as check_prefix_rule};
 use tandem_shared::limits::ID_BYTES_MAX;
 use tandem_shared::request::page_limit as page_limit_rule;
-use tandem_shared::{
-    Audit, Content, ContentType, Error, Head, LiveHead, PayloadHash, Range, Result, State, Timestamp, Version,
-};
+use tandem_shared::{ContentType, Error, Range, Result, State, Version};
 
 /// The id if it is one. Errors: `INVALID`.
 #[pg_extern(immutable, strict, parallel_safe)]
@@ -70,85 +67,11 @@ fn digest(version: i64, id: &str, state: &str, is_json: bool, payload_hash: &[u8
     answer(outcome)
 }
 
-/// Checks a row as its writer gave it and hashes its content. Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
-#[pg_extern(immutable, parallel_safe)]
-fn row_hash(
-    id: Option<&str>,
-    state: Option<&str>,
-    payload: Option<&str>,
-    payload_blob: Option<&[u8]>,
-    audit: Option<&str>,
-) -> Vec<u8> {
-    let outcome = (|| -> Outcome<Vec<u8>> {
-        check_id_rule(id.unwrap_or_default())?;
-        check_state_and_audit(state, audit)?;
-        let limit = settings::content_bytes_max();
-        let content = match (payload, payload_blob) {
-            (Some(payload), None) => Content::json(payload.as_bytes(), limit)?,
-            (None, Some(blob)) => Content::binary(blob, limit)?,
-            _ => {
-                return Err(Error::invalid(
-                    "item",
-                    "needs exactly one of payload and payload_blob",
-                    "set one of the two columns and leave the other NULL",
-                )
-                .into());
-            }
-        };
-        Ok(content.payload_hash().0.to_vec())
-    })();
-    answer(outcome)
-}
-
-/// Checks state and audit of a row whose content stays. Errors: `INVALID`, `TOOLARGE`.
-#[pg_extern(immutable, parallel_safe)]
-fn check_row(state: Option<&str>, audit: Option<&str>) {
-    answer(check_state_and_audit(state, audit));
-}
-
-fn check_state_and_audit(state: Option<&str>, audit: Option<&str>) -> Outcome<()> {
-    State::new(state.unwrap_or_default())?;
-    audit.map(Audit::new).transpose()?;
-    Ok(())
-}
-
-/// The version of a row that plain DML writes: `current` is the old row's or the tombstone's, `given` what the
-/// statement sets. NULL if nothing that has a version changes. Errors: `STALE`, `INVALID`.
-#[pg_extern(immutable, parallel_safe)]
-fn row_version(id: &str, current: Option<i64>, given: Option<i64>, changed: bool) -> Option<i64> {
-    let outcome = (|| -> Outcome<Option<i64>> {
-        let given = given.map(|given| Version::new(given.into())).transpose()?;
-        let live = LiveHead {
-            state: "",
-            content_type: ContentType::Json,
-            payload_hash: PayloadHash([0; 32]),
-            local: false,
-        };
-        let head = match current {
-            Some(current) => Some(Head {
-                version: Version::new(current.into())?,
-                timestamp: Timestamp::new(0)?,
-                audit: None,
-                live: Some(live),
-            }),
-            None => None,
-        };
-        Ok(decide_row(id, head.as_ref(), given, changed)?.map(|version| version.get() as i64))
-    })();
-    answer(outcome)
-}
-
 /// The version of the tombstone of a deleted row: what the function that deletes has decided, else the next one.
 #[pg_extern(volatile, parallel_unsafe)]
 fn removed_version(id: &str, version: i64) -> i64 {
     let next = || Ok(Version::new(version.into())?.next()?.get() as i64);
     store::removals::version(id).unwrap_or_else(|| answer(next()))
-}
-
-/// Whether tandem's own functions are writing, which have decided the row already.
-#[pg_extern(volatile, parallel_unsafe)]
-fn is_own_write() -> bool {
-    store::is_own_write()
 }
 
 /// The link on whose behalf this session writes; NULL for everybody else.

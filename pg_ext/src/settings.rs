@@ -63,13 +63,13 @@ pub fn content_bytes_max() -> usize {
 pub fn digest_key() -> DigestKey {
     thread_local! {
         // Deriving a key takes longer than a digest, and a statement makes many digests.
-        static DERIVED: RefCell<Option<(String, DigestKey)>> = const { RefCell::new(None) };
+        static DERIVED: RefCell<Option<(Option<CString>, DigestKey)>> = const { RefCell::new(None) };
     }
-    let secret = text(DIGEST_SECRET.get());
+    let secret = DIGEST_SECRET.get();
     DERIVED.with_borrow_mut(|derived| match derived {
         Some((of, key)) if *of == secret => key.clone(),
         _ => {
-            let key = DigestKey::new(secret.as_bytes());
+            let key = DigestKey::new(text(secret.clone()).as_bytes());
             *derived = Some((secret, key.clone()));
             key
         }

@@ -22,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 27] = [
+const DOCS: [Doc; 28] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -199,6 +199,13 @@ const DOCS: [Doc; 27] = [
         writes: false,
     },
     Doc {
+        name: c"tandem.wait",
+        summary: c"Waits until the links have taken all writes before; returns how many have",
+        complexity: c"O(1)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
         name: c"tandem.link",
         summary: c"The worker's half of a link with Postgres",
         complexity: c"O(log N) an id or range",
@@ -234,14 +241,36 @@ fn set(context: &Context, doc: &Doc) -> bool {
     info.complexity = doc.complexity.as_ptr();
     info.since = c"0.1.0".as_ptr();
     // Any number reaches the handler, which answers a wrong one with our own code and the usage.
-    info.arity = -1;
+    // But a container has none: by itself it must be refused by Redis, which else calls what is not there.
+    info.arity = if doc.name == c"tandem.state" { -2 } else { -1 };
     info.key_specs = specs.as_ptr().cast_mut();
     // SAFETY: the strings and specs outlive the call, which copies them; the specs end with a zeroed one.
     let status = unsafe {
         let command = raw::RedisModule_GetCommand.map(|get| get(context.get_raw(), doc.name.as_ptr()));
         command.and_then(|command| raw::RedisModule_SetCommandInfo.map(|set| set(command, &raw const info)))
     };
+    set_categories(context, doc);
     status == Some(raw::Status::Ok as i32)
+}
+
+/// Puts the command into ACL categories, where the server knows them for modules (Redis 7.2 on). On 7.0 each command
+/// is granted by name.
+fn set_categories(context: &Context, doc: &Doc) {
+    let is_ours = [c"tandem.link", c"tandem.effect"].contains(&doc.name);
+    let categories = match (is_ours, doc.writes) {
+        (true, _) => c"admin dangerous",
+        (false, true) => c"write",
+        (false, false) => c"read",
+    };
+    // SAFETY: the command was registered before; the strings are literals, which Redis copies.
+    let done = unsafe {
+        let command = raw::RedisModule_GetCommand.map(|get| get(context.get_raw(), doc.name.as_ptr()));
+        let set = raw::RedisModule_SetCommandACLCategories;
+        command.and_then(|command| set.map(|set| set(command, categories.as_ptr())))
+    };
+    if done.is_some_and(|done| done != raw::Status::Ok as i32) {
+        context.log_warning(&format!("tandem: {:?} is in no ACL category", doc.name));
+    }
 }
 
 fn key_specs(doc: &Doc) -> Vec<raw::RedisModuleCommandKeySpec> {

@@ -44,8 +44,10 @@ mod reply;
 mod settings;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod store;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod waiting;
 
-use commands::{batches, effect, items, link, merkle, pages, states};
+use commands::{batches, effect, items, link, merkle, pages, states, wait};
 use datatype::ITEM_TYPE;
 use events::on_keyspace;
 use guard::command;
@@ -102,6 +104,7 @@ redis_module! {
         ["tandem.removeprefix", command(pages::remove_prefix), "write", 0, 0, 0, ""],
         ["tandem.merkle", command(merkle::merkle), "readonly", 0, 0, 0, ""],
         ["tandem.verify", command(merkle::verify), "readonly", 0, 0, 0, ""],
+        ["tandem.wait", command(wait::wait), "readonly", 0, 0, 0, ""],
         ["tandem.link", command(link::link), "write deny-oom deny-script", 0, 0, 0, ""],
         ["tandem.effect", command(effect::effect), "write deny-script", 0, 0, 0, ""],
     ],

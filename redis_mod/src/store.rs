@@ -189,12 +189,12 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
                 blocked::wake(database);
             }
         }
-        Outcome::Stale => {
-            // The link offers less than is here: it must have missed this revision.
+        // The link offers less than is here: it must have missed this revision.
+        Outcome::Stale if writer != Writer::Client => {
             engine::with_database(database, |database| database.pending.written(id, None, None))?;
             blocked::wake(database);
         }
-        Outcome::Unchanged => {}
+        Outcome::Stale | Outcome::Unchanged => {}
     }
     Ok(applied)
 }

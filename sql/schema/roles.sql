@@ -1,12 +1,18 @@
 -- Rights: readers read, writers also write items; the log, blocks and links are tandem's own.
+-- Roles are the whole cluster's: another database may have made them, or be making them at this moment.
 DO $$
+DECLARE
+    role text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'tandem_reader') THEN
-        CREATE ROLE tandem_reader NOLOGIN;
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'tandem_writer') THEN
-        CREATE ROLE tandem_writer NOLOGIN;
-    END IF;
+    FOREACH role IN ARRAY ARRAY['tandem_reader', 'tandem_writer'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
 END
 $$;
 GRANT USAGE ON SCHEMA tandem TO tandem_reader, tandem_writer;

@@ -52,3 +52,19 @@ impl<'a> FromSql<'a> for JsonText {
         *kind == Type::JSONB || *kind == Type::JSON
     }
 }
+
+/// A `uuid` value in its usual form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UuidText(pub String);
+
+impl<'a> FromSql<'a> for UuidText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<UuidText, Box<dyn Error + Sync + Send>> {
+        let digits = tandem_shared::digest::hex(raw);
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| digits.get(range).unwrap_or_default());
+        Ok(UuidText(parts.join("-")))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::UUID
+    }
+}

@@ -333,3 +333,30 @@ fn folding_in_steps_adds_up() {
         check_postgres(&mut client, &format!("in round {round}"));
     }
 }
+
+/// Content that is stored outside of its row, and content that is the same in another form, counts as what it is.
+#[test]
+fn long_content_and_equal_content_in_another_form() {
+    let mut client = database();
+    let long = "(SELECT jsonb_agg(md5(n::text)) FROM generate_series(1, 2000) n)";
+    run(&mut client, &format!("INSERT INTO tandem.items (id, payload) SELECT 'a', {long}"));
+    run(&mut client, "UPDATE tandem.items SET state = 'seen' WHERE id = 'a'");
+    assert_eq!(version(&mut client, "a"), 2);
+    run(&mut client, &format!("UPDATE tandem.items SET payload = {long}, access_count = 1 WHERE id = 'a'"));
+    assert_eq!(version(&mut client, "a"), 2, "the same content again is no change");
+    run(&mut client, "UPDATE tandem.items SET payload = payload || '[1]' WHERE id = 'a'");
+    assert_eq!(version(&mut client, "a"), 3);
+    run(&mut client, "INSERT INTO tandem.items (id, payload) VALUES ('n', '[1.0, 1e1]')");
+    run(&mut client, "UPDATE tandem.items SET payload = '[1, 10]' WHERE id = 'n'");
+    assert_eq!(version(&mut client, "n"), 1, "other digits, the same numbers");
+    // The bytes of the binary item are those that lie in the row of the other for the same text.
+    let upsert = "INSERT INTO tandem.items (id, payload_blob) SELECT 'b', repeat('x', 40)::bytea \
+                  ON CONFLICT (id) DO UPDATE SET payload_blob = excluded.payload_blob";
+    for _ in 0..2 {
+        run(&mut client, upsert);
+        assert_eq!(version(&mut client, "b"), 1);
+    }
+    run(&mut client, "UPDATE tandem.items SET version = 5, \"timestamp\" = NULL WHERE id = 'b'");
+    assert_eq!(version(&mut client, "b"), 5);
+    check_postgres(&mut client, "after contents in several forms");
+}

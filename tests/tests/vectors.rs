@@ -27,9 +27,7 @@ fn put(vector: &Vector) -> Request {
         PutOption::Version(vector.version.try_into().expect("a version fits a bigint")),
         PutOption::State(vector.state.clone()),
     ];
-    if vector.binary {
-        options.push(PutOption::Binary);
-    }
+    options.push(if vector.binary { PutOption::Binary } else { PutOption::Json });
     if !vector.audit.is_empty() {
         options.push(PutOption::Audit(vector.audit.clone()));
     }

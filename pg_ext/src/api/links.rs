@@ -2,7 +2,7 @@
 
 use crate::error::{Outcome, answer};
 use crate::settings;
-use crate::worker::{Connection, Remote, Report, check, is_preloaded};
+use crate::worker::{Connection, Remote, Report, Ways, check, is_preloaded};
 use pgrx::prelude::*;
 use tandem_shared::digest::hex;
 use tandem_shared::error::shown;
@@ -177,14 +177,18 @@ fn reconcile(
 
 fn run_reconcile(link: &str, prefix: &str, dry_run: bool) -> Outcome<ReconcileRow> {
     check_prefix(prefix)?;
-    let (url, linked) = Spi::connect(|client| -> Outcome<(Option<String>, Option<String>)> {
-        let rows =
-            client.select("SELECT url, prefix FROM tandem.links WHERE name = $1", None, &[link.into()])?;
+    let (url, linked, ways) = Spi::connect(|client| -> Outcome<(Option<String>, Option<String>, Ways)> {
+        let rows = client.select(
+            "SELECT url, prefix, direction FROM tandem.links WHERE name = $1",
+            None,
+            &[link.into()],
+        )?;
         match rows.into_iter().next() {
-            Some(row) => Ok((row.get(1)?, row.get(2)?)),
+            Some(row) => Ok((row.get(1)?, row.get(2)?, Ways::of(row.get::<&str>(3)?.unwrap_or_default()))),
             None => Err(no_link(link).into()),
         }
     })?;
+    let ways = if dry_run { Ways::NONE } else { ways };
     let unreachable = |problem: String| Error::NoLink {
         what: format!("link {}", shown(link)),
         problem,
@@ -203,7 +207,7 @@ fn run_reconcile(link: &str, prefix: &str, dry_run: bool) -> Outcome<ReconcileRo
     for range in crate::worker::ranges(&linked.unwrap_or_default())? {
         let range = range.intersection(&wanted);
         if !range.is_empty() {
-            let part = compare(&mut connection, link, &key, range, dry_run).map_err(unreachable)?;
+            let part = compare(&mut connection, link, &key, range, ways).map_err(unreachable)?;
             add(&mut report, part);
         }
     }
@@ -215,9 +219,9 @@ fn compare(
     link: &str,
     key: &DigestKey,
     range: Range,
-    dry_run: bool,
+    ways: Ways,
 ) -> Result<Report, String> {
-    check(&mut Within, connection, link, key, range, dry_run).map_err(|error| error.to_string())
+    check(&mut Within, connection, link, key, range, ways).map_err(|error| error.to_string())
 }
 
 fn add(report: &mut Report, part: Report) {

@@ -10,7 +10,7 @@ mod transaction;
 
 pub use connection::{Broken, Connection, check_url};
 pub use remote::Remote;
-pub use repair::{Local, Report, check};
+pub use repair::{Local, Report, Ways, check};
 pub use session::ranges;
 
 use crate::settings;

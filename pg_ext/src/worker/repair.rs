@@ -39,6 +39,25 @@ pub struct Report {
     pub refused: Vec<(String, String)>,
 }
 
+/// Which side of a link takes what the other has.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// Redis takes what Postgres has.
+    pub to_redis: bool,
+    /// Postgres takes what Redis has.
+    pub from_redis: bool,
+}
+
+impl Ways {
+    /// As the column `direction` of `tandem.links` says.
+    pub fn of(direction: &str) -> Ways {
+        Ways { to_redis: direction != "from_redis", from_redis: direction != "to_redis" }
+    }
+
+    /// Nothing is taken: a dry run.
+    pub const NONE: Ways = Ways { to_redis: false, from_redis: false };
+}
+
 /// How the Postgres side runs: a function inside its caller's transaction, a worker in one transaction a step.
 pub trait Local {
     /// Runs `work` on the database.
@@ -72,14 +91,14 @@ fn either(error: SearchError<Broken, Broken>) -> Broken {
     }
 }
 
-/// Compares a range of both sides and, unless `dry_run`, mends what differs, a page at a time.
+/// Compares a range of both sides and mends what differs in the ways given, a page at a time.
 pub fn check<L: Local>(
     local: &mut L,
     connection: &mut Connection,
     link: &str,
     key: &DigestKey,
     range: Range,
-    dry_run: bool,
+    ways: Ways,
 ) -> Result<Report, Broken> {
     let mut report = Report::default();
     let mut search = Search::new(range, Options::default());
@@ -88,7 +107,7 @@ pub fn check<L: Local>(
         let done = search.step(&mut Through(local), &mut Remote(connection)).map_err(either)?;
         let ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
         for page in ids.chunks(PAGE_IDS) {
-            page_of(local, connection, link, key, page, dry_run, &mut report)?;
+            page_of(local, connection, link, key, page, ways, &mut report)?;
         }
         if done {
             break;
@@ -107,7 +126,7 @@ fn page_of<L: Local>(
     link: &str,
     key: &DigestKey,
     ids: &[String],
-    dry_run: bool,
+    ways: Ways,
     report: &mut Report,
 ) -> Result<(), Broken> {
     let mut theirs = Remote(connection).fetch(ids)?;
@@ -120,11 +139,12 @@ fn page_of<L: Local>(
     report.in_flight += Remote(connection).pending(&differing)?;
     let room = IDS_MAX.saturating_sub(report.ids.len());
     report.ids.extend(differing.iter().take(room).cloned());
-    if dry_run || differing.is_empty() {
+    if !(ways.to_redis || ways.from_redis) || differing.is_empty() {
         return Ok(());
     }
     let operations: Vec<(String, Operation)> = differing
         .iter()
+        .filter(|_| ways.from_redis)
         .filter_map(|id| theirs.remove(id).map(|revision| (id.clone(), Operation::Apply(revision))))
         .collect();
     let applied: Vec<String> = operations.iter().map(|(id, _)| id.clone()).collect();
@@ -138,7 +158,7 @@ fn page_of<L: Local>(
     report.repaired += taken.len() as u64;
     let back: Vec<(&str, Vec<u8>)> = differing
         .iter()
-        .filter(|id| !taken.contains(id.as_str()))
+        .filter(|id| ways.to_redis && !taken.contains(id.as_str()))
         .filter_map(|id| ours.get(id).map(|revision| (id.as_str(), encode(revision))))
         .collect();
     for ((id, _), answer) in back.iter().zip(push(connection, link, &back)?) {

@@ -6,7 +6,7 @@
 
 use super::connection::{Broken, Connection};
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, check, push};
+use super::repair::{Local, Report, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
@@ -61,8 +61,7 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
 struct Link {
     url: String,
     prefix: String,
-    to_redis: bool,
-    from_redis: bool,
+    ways: Ways,
     position: (i64, i64),
     needs_check: bool,
     run: Option<String>,
@@ -143,12 +142,14 @@ impl Session {
         let mut looked = Instant::now();
         loop {
             interrupts();
-            if link.from_redis && !pulling {
+            // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
+            // written there must not wait for ever.
+            if !pulling {
                 pull.send(&pull_command(&self.name, &run, after))?;
                 pulling = true;
             }
-            let pushed = if link.to_redis { self.push_log(&mut talk, &mut link)? } else { false };
-            if pulling && readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
+            let pushed = if link.ways.to_redis { self.push_log(&mut talk, &mut link)? } else { false };
+            if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
                 pulling = false;
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
@@ -160,8 +161,6 @@ impl Session {
                     Remote(&mut talk).acknowledge(&self.name, &run, last)?;
                     after = last;
                 }
-            } else if !pulling && !pushed {
-                wait(IDLE);
             }
             if looked.elapsed() > LOOK {
                 looked = Instant::now();
@@ -187,8 +186,7 @@ impl Session {
                 let link = Link {
                     url: row.get::<String>(1)?.unwrap_or_default(),
                     prefix: row.get::<String>(2)?.unwrap_or_default(),
-                    to_redis: direction != "from_redis",
-                    from_redis: direction != "to_redis",
+                    ways: Ways::of(&direction),
                     position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
@@ -226,7 +224,7 @@ impl Session {
         let key = settings::digest_key();
         let mut report = Report::default();
         for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
-            let part = check(&mut Own, talk, &self.name, &key, range, false)?;
+            let part = check(&mut Own, talk, &self.name, &key, range, link.ways)?;
             report.differences += part.differences;
             report.repaired += part.repaired;
             report.refused.extend(part.refused);
@@ -240,11 +238,12 @@ impl Session {
         link.needs_check = false;
         link.run = Some(run.to_owned());
         let (name, run, position) = (self.name.clone(), run.to_owned(), link.position);
+        let answer = if report.repaired == report.differences { "equal" } else { "differs" };
         transaction(move || {
             Spi::run_with_args(
                 "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4, \
-                 last_check_at = now(), last_check_answer = 'equal' WHERE name = $1",
-                &[name.into(), run.into(), position.0.into(), position.1.into()],
+                 last_check_at = now(), last_check_answer = $5 WHERE name = $1",
+                &[name.into(), run.into(), position.0.into(), position.1.into(), answer.into()],
             )?;
             Ok(())
         })?;
@@ -269,6 +268,9 @@ impl Session {
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
+                if !link.ways.from_redis {
+                    continue;
+                }
                 match store::decode(&encoded) {
                     Ok(revision) => operations.push((entry.id, revision)),
                     Err(error) => {
@@ -288,7 +290,7 @@ impl Session {
                 back.insert(id.clone());
             }
         }
-        if link.to_redis {
+        if link.ways.to_redis {
             self.push_ids(talk, &back.into_iter().collect::<Vec<_>>())?;
         }
         self.set(&format!("pulled = pulled + {count}"))?;

@@ -9,6 +9,7 @@ use crate::keys;
 use crate::pending::EVERYTHING;
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
+use crate::waiting;
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::error::shown;
@@ -94,6 +95,7 @@ fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
+        waiting::wake(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -203,6 +205,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let forgotten =
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
+    waiting::wake(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 

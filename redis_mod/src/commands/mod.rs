@@ -7,3 +7,4 @@ pub mod link;
 pub mod merkle;
 pub mod pages;
 pub mod states;
+pub mod wait;

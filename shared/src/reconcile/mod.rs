@@ -8,8 +8,10 @@
 //! search is depth-first in batches, so that its memory is bounded however different the replicas are.
 
 mod model;
+mod pieces;
 
 pub use model::Model;
+pub use pieces::{Piece, group};
 
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;

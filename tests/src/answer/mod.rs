@@ -1,11 +1,14 @@
 //! What an engine answered, in a form in which the answers of both can be compared.
 
+mod normal;
+
+pub use normal::Normal;
+
 use crate::request::Shape;
-use crate::sql::{JsonText, error_text};
+use crate::sql::{JsonText, UuidText, error_text};
 use postgres::Row;
 use postgres::types::Type;
 use redis::{RedisResult, Value};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An answer or a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,33 +64,6 @@ impl Answer {
             other => panic!("{name} is {other:?} in {self:?}, not text"),
         }
     }
-
-    /// Replaces every timestamp of this hour by a word: the engines answer one after the other, and their clocks
-    /// go on meanwhile. Timestamps that a revision brought along stay.
-    #[must_use]
-    pub fn without_now(self) -> Answer {
-        match self {
-            Answer::List(entries) => Answer::List(entries.into_iter().map(Answer::without_now).collect()),
-            Answer::Record(fields) => Answer::Record(
-                fields
-                    .into_iter()
-                    .map(|(name, value)| match value {
-                        Answer::Number(ms) if name == "timestamp" && is_now(ms) => {
-                            (name, Answer::text("now"))
-                        }
-                        other => (name, other.without_now()),
-                    })
-                    .collect(),
-            ),
-            other => other,
-        }
-    }
-}
-
-fn is_now(unix_ms: i64) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let then = Duration::from_millis(u64::try_from(unix_ms).unwrap_or_default());
-    now.abs_diff(then) < Duration::from_secs(3600)
 }
 
 /// Reads what Redis replied to a request whose answer has this shape.
@@ -150,11 +126,16 @@ pub fn of_sql(shape: Shape, result: Result<Vec<Row>, postgres::Error>) -> Answer
     };
     let mut answers = rows.iter().map(|row| match shape {
         Shape::Record | Shape::Records => row_record(row),
-        Shape::Plain => column(row, 0),
+        Shape::Plain | Shape::Values => column(row, 0),
     });
     match shape {
         Shape::Records => Answer::List(answers.collect()),
-        _ => answers.next().unwrap_or(Answer::Nothing),
+        Shape::Values => {
+            let mut values: Vec<Answer> = answers.collect();
+            let one_array = matches!(values.as_slice(), [Answer::List(_)]);
+            if one_array { values.remove(0) } else { Answer::List(values) }
+        }
+        Shape::Plain | Shape::Record => answers.next().unwrap_or(Answer::Nothing),
     }
 }
 
@@ -222,6 +203,7 @@ fn column(row: &Row, index: usize) -> Answer {
         Type::INT4 => row.get::<_, Option<i32>>(index).map(|number| Answer::Number(number.into())),
         Type::INT8 => row.get::<_, Option<i64>>(index).map(Answer::Number),
         Type::TEXT => row.get::<_, Option<String>>(index).map(Answer::Text),
+        Type::UUID => row.get::<_, Option<UuidText>>(index).map(|UuidText(text)| Answer::Text(text)),
         Type::BYTEA => row.get::<_, Option<Vec<u8>>>(index).map(|bytes| Answer::bytes(&bytes)),
         Type::JSONB => row.get::<_, Option<JsonText>>(index).map(|JsonText(text)| canonical(&text)),
         Type::BOOL_ARRAY => row.get::<_, Option<Vec<bool>>>(index).map(|truths| {
