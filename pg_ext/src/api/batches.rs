@@ -56,6 +56,7 @@ fn run_put_many(
     }
     batch::check_count(ids.len())?;
     let limit_bytes = settings::content_bytes_max();
+    let audit = options.audit.map(Audit::new).transpose()?;
     let operations = options.with(|options| {
         let mut operations = Vec::with_capacity(ids.len());
         for (place, (id, payload)) in ids.iter().zip(payloads.iter()).enumerate() {
@@ -67,7 +68,6 @@ fn run_put_many(
         }
         Ok(operations)
     })?;
-    let audit = options.audit.map(Audit::new).transpose()?;
     run(operations, audit.as_ref())
 }
 
