@@ -41,7 +41,9 @@ BEGIN
                    tandem.digest(n.version, n.id, n.state, n.payload IS NOT NULL, n.payload_hash) AS new_digest
             FROM (SELECT * FROM old_rows WHERE NOT local) o
             FULL JOIN (SELECT * FROM new_rows WHERE NOT local) n ON n.id = o.id
-            WHERE (o.version, o."timestamp", o.audit, o.id) IS DISTINCT FROM (n.version, n."timestamp", n.audit, n.id)
+            -- Of two writers who took one version in one millisecond only the content tells that one took the other's place.
+            WHERE (o.version, o."timestamp", o.payload_hash, o.state, o.payload IS NULL, o.audit, o.id)
+                IS DISTINCT FROM (n.version, n."timestamp", n.payload_hash, n.state, n.payload IS NULL, n.audit, n.id)
         ) c
         RETURNING op, old_digest
     )

@@ -22,7 +22,6 @@ use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
     Decision, Outcome as Joined, decide_apply, decide_merge, decide_put, decide_remove, decide_state,
 };
-use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Writes, record_conflict};
@@ -95,18 +94,13 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
     Ok(done.into_iter().flatten().collect())
 }
 
-/// The first operation on each id, and the others.
-fn distinct(operations: Vec<Placed>) -> (Vec<Placed>, Vec<Placed>) {
-    if operations.len() == 1 {
-        return (operations, Vec::new());
-    }
+/// The operations up to the first on an id that occurs before it, and the others: they are decided in order, so that
+/// the first that is at fault is the one that is named.
+fn distinct(mut operations: Vec<Placed>) -> (Vec<Placed>, Vec<Placed>) {
     let mut met = HashSet::with_capacity(operations.len());
-    let is_first: Vec<bool> = operations.iter().map(|placed| met.insert(placed.id.as_str())).collect();
-    let (mut round, mut later) = (Vec::with_capacity(operations.len()), Vec::new());
-    for (placed, is_first) in operations.into_iter().zip(is_first) {
-        if is_first { round.push(placed) } else { later.push(placed) }
-    }
-    (round, later)
+    let cut = operations.iter().position(|placed| !met.insert(placed.id.as_str()));
+    let later = operations.split_off(cut.unwrap_or(operations.len()));
+    (operations, later)
 }
 
 /// Runs operations on distinct ids. Those that lost a race for a first put are added to `again`: their id is there
@@ -123,19 +117,14 @@ fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome
             let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
             for Placed { place, id, operation } in round {
                 let stored = current.get(&id).unwrap_or(&absent);
-                let kept = stored.locality().is_none().then(|| operation.clone());
+                let kept = (stored.locality() != Some(false)).then(|| operation.clone());
                 let (result, decision) = decide(client, &key, &id, stored, operation, now)
                     .map_err(|failure| name(failure, place, &id))?;
                 done.push((place, result));
-                writes.add(&id, decision, stored.locality())?;
+                writes.add(&id, decision, stored)?;
                 firsts.extend(kept.map(|operation| (id, (place, operation))));
             }
-            let stored = writes.store(client)?;
-            if let Some(id) = stored.overtaken {
-                let place = firsts.get(&id).map_or(0, |(place, _)| *place);
-                return Err(name(overtaken(&id).into(), place, &id));
-            }
-            for id in stored.late {
+            for id in writes.store(client)? {
                 if let Some((place, operation)) = firsts.remove(&id) {
                     again.push(Placed { place, id, operation });
                 }
@@ -144,14 +133,6 @@ fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome
             Ok(done)
         })
     })
-}
-
-fn overtaken(id: &str) -> Error {
-    Error::Conflict {
-        what: format!("item {}", shown(id)),
-        expected: "none".to_owned(),
-        current: "a removal by another writer".to_owned(),
-    }
 }
 
 fn wanted(placed: &Placed) -> Wanted<'_> {

@@ -28,6 +28,11 @@ impl Current {
         Some(self.live.as_ref()?.live.as_ref()?.local)
     }
 
+    /// Version and timestamp of the tombstone.
+    pub fn buried(&self) -> Option<(Version, Timestamp)> {
+        self.tombstone.as_ref().map(|tombstone| (tombstone.version, tombstone.timestamp))
+    }
+
     /// The revision that a caller's operation meets.
     pub fn head(&self) -> Option<Head<'_>> {
         self.live.as_ref().or(self.tombstone.as_ref()).map(Stored::head)
@@ -162,6 +167,23 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
         current.entry(row.get::<String>(1)?.unwrap_or_default()).or_default().tombstone = Some(stored);
     }
     Ok(current)
+}
+
+/// The tombstones of ids.
+pub fn tombstones(client: &mut SpiClient<'_>, ids: &[&str]) -> Outcome<Vec<(String, Revision)>> {
+    let rows = match ids {
+        [] => return Ok(Vec::new()),
+        [one] => update_kept(client, TOMBSTONE, &[(*one).into()])?,
+        _ => update_kept(client, TOMBSTONES, &[ids.to_vec().into()])?,
+    };
+    let mut found = Vec::new();
+    for row in rows {
+        let Stored { version, timestamp, audit, .. } =
+            Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, None)?;
+        let revision = Revision { version, timestamp, audit, body: Body::Tombstone };
+        found.push((row.get::<String>(1)?.unwrap_or_default(), revision));
+    }
+    Ok(found)
 }
 
 /// The shared revision (live or tombstone) of an id.

@@ -1,14 +1,15 @@
 //! Storing what was decided, in one statement a kind.
 
 use super::columns::{self, Row};
+use super::read::{self, Current};
 use super::{OwnWrite, removals};
 use crate::error::Outcome;
 use crate::planning::update_kept;
 use pgrx::spi::SpiClient;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use tandem_shared::codec;
 use tandem_shared::decide::{Decision, Restated};
-use tandem_shared::{Audit, Body, Content, Result, Revision, State, Version};
+use tandem_shared::{Audit, Body, Content, Result, Revision, State, Timestamp, Version};
 
 /// What a round of operations on distinct ids is to store.
 #[derive(Default)]
@@ -18,11 +19,14 @@ pub struct Writes {
     restates: Vec<(String, Restated)>,
     removed: Vec<(String, Revision)>,
     dropped: Vec<String>,
+    /// Ids that come to life, with the tombstone that this was decided on.
+    risen: Vec<(String, Option<(Version, Timestamp)>)>,
 }
 
 impl Writes {
-    /// Takes in a decision. `locality` says of a row that is there whether it is local.
-    pub fn add(&mut self, id: &str, decision: Decision, locality: Option<bool>) -> Result<()> {
+    /// Takes in a decision on what was there.
+    pub fn add(&mut self, id: &str, decision: Decision, current: &Current) -> Result<()> {
+        let locality = current.locality();
         let id = id.to_owned();
         match decision {
             Decision::Unchanged => {}
@@ -36,7 +40,12 @@ impl Writes {
                 }
                 self.removed.push((id, revision));
             }
-            Decision::Write(revision) => self.put(Row { id, revision, local: false }, locality),
+            Decision::Write(revision) => {
+                if locality != Some(false) {
+                    self.risen.push((id.clone(), current.buried()));
+                }
+                self.put(Row { id, revision, local: false }, locality);
+            }
         }
         Ok(())
     }
@@ -45,46 +54,45 @@ impl Writes {
         if locality.is_some() { self.updates.push(row) } else { self.inserts.push(row) }
     }
 
-    /// Stores everything. Returns the ids for which another writer was first; nothing of theirs is stored.
-    pub fn store(mut self, client: &mut SpiClient<'_>) -> Outcome<Stored> {
+    /// Stores everything. Returns the ids for which another writer was first, which are to be decided again: nothing of
+    /// what was decided here is left of them.
+    pub fn store(mut self, client: &mut SpiClient<'_>) -> Outcome<HashSet<String>> {
         let _own = OwnWrite::begin();
         // Two batches that put the same new ids wait for each other at the primary key: in one order, not in a ring.
         self.inserts.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        let late = columns::insert(client, &self.inserts)?;
+        let mut late = columns::insert(client, &self.inserts)?;
         columns::update(client, &self.updates)?;
         restate(client, &self.restates)?;
-        let overtaken = self.overtaken(client, &late)?;
         self.removed.retain(|(id, _)| !late.contains(id));
+        let overtaken = self.bury(client, &late)?;
+        late.extend(overtaken.iter().map(|(id, _)| id.clone()));
+        self.removed.extend(overtaken);
         remove(client, &self.removed)?;
         drop_local(client, &self.dropped)?;
-        Ok(Stored { late, overtaken })
+        Ok(late)
     }
 
-    /// An id may have been put and removed by another between our reading and our insert. Its tombstone is then
-    /// newer than what was decided, and stays.
-    fn overtaken(&self, client: &mut SpiClient<'_>, late: &HashSet<String>) -> Outcome<Option<String>> {
-        let removed: HashSet<&str> = self.removed.iter().map(|(id, _)| id.as_str()).collect();
-        let (ids, versions): (Vec<&str>, Vec<i64>) = self
-            .inserts
+    /// What lives has no tombstone. Capture has deleted the older ones; one of the same version, to which a later
+    /// timestamp was preferred, is deleted here. Any other was made between our reading and our insert by somebody who
+    /// put and removed the id: it is returned, and the row is to be removed under it again.
+    fn bury(&self, client: &mut SpiClient<'_>, late: &HashSet<String>) -> Outcome<Vec<(String, Revision)>> {
+        let risen: HashMap<&str, Option<(Version, Timestamp)>> = self
+            .risen
             .iter()
-            .filter(|row| !late.contains(&row.id) && !removed.contains(row.id.as_str()))
-            .map(|row| (row.id.as_str(), row.revision.version.get() as i64))
-            .unzip();
-        let newer = match (ids.as_slice(), versions.as_slice()) {
-            ([], _) => return Ok(None),
-            ([id], [version]) => update_kept(client, IS_NEWER_TOMBSTONE, &[(*id).into(), (*version).into()])?,
-            _ => update_kept(client, NEWER_TOMBSTONE, &[ids.into(), versions.into()])?,
-        };
-        Ok(newer.into_iter().next().map(|row| row.get::<String>(1)).transpose()?.flatten())
+            .filter(|(id, _)| !late.contains(id))
+            .map(|(id, buried)| (id.as_str(), *buried))
+            .collect();
+        let ids: Vec<&str> = risen.keys().copied().collect();
+        let found = read::tombstones(client, &ids)?;
+        let (known, newer): (Vec<_>, Vec<_>) = found.into_iter().partition(|(id, tombstone)| {
+            risen.get(id.as_str()) == Some(&Some((tombstone.version, tombstone.timestamp)))
+        });
+        if !known.is_empty() {
+            let ids: Vec<&str> = known.iter().map(|(id, _)| id.as_str()).collect();
+            update_kept(client, DELETE_TOMBSTONES, &[ids.into()])?;
+        }
+        Ok(newer)
     }
-}
-
-/// What became of a round.
-pub struct Stored {
-    /// Ids for which another writer was first: they are to be decided again.
-    pub late: HashSet<String>,
-    /// An id that another writer put and removed meanwhile: the whole is to be tried again by its caller.
-    pub overtaken: Option<String>,
 }
 
 /// A tombstone for an id that is not here is stored by putting and removing an item under it: the primary key then
@@ -98,10 +106,7 @@ fn placeholder(tombstone: &Revision) -> Result<Revision> {
     })
 }
 
-const NEWER_TOMBSTONE: &str = "SELECT t.id FROM unnest($1::text[], $2::bigint[]) AS n (id, version) \
-    JOIN tandem.tombstones t ON t.id = n.id AND t.version >= n.version LIMIT 1";
-
-const IS_NEWER_TOMBSTONE: &str = "SELECT t.id FROM tandem.tombstones t WHERE t.id = $1 AND t.version >= $2";
+const DELETE_TOMBSTONES: &str = "DELETE FROM tandem.tombstones t WHERE t.id = ANY($1)";
 
 const RESTATE: &str = "UPDATE tandem.items i SET version = n.version, \"timestamp\" = n.at, state = n.state, \
         audit = n.audit::jsonb \
