@@ -39,14 +39,68 @@ pub fn measure(size: Size) {
          medians of rows per second",
         size.rounds, size.batches
     );
-    begin(
-        "SQL writes",
+    let names = ["upsert of a bare table", "upsert of tandem.items", "tandem.put_many"];
+    table("SQL writes", &method, names, [inserts, updates]);
+    singles(&mut client, size);
+}
+
+const UPSERT_ONE_BARE: &str = "INSERT INTO bare (id, version, \"timestamp\", payload_hash, payload) \
+    VALUES ($1::text, 1, 0, decode(repeat('00', 32), 'hex'), $2::text::jsonb) \
+    ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, version = bare.version + 1";
+const UPSERT_ONE_ITEM: &str = "INSERT INTO tandem.items AS items (id, payload) VALUES ($1::text, $2::text::jsonb) \
+    ON CONFLICT (id) DO UPDATE SET payload = excluded.payload";
+const PUT_ONE: &str = "SELECT changed FROM tandem.put($1::text, $2::text)";
+
+/// Measures single writes. Commits do not wait for the disk, which would hide all else.
+fn singles(client: &mut Client, size: Size) {
+    run(client, "SET synchronous_commit = off");
+    let ways = [("one.bare", UPSERT_ONE_BARE), ("one.dml", UPSERT_ONE_ITEM), ("one.put", PUT_ONE)];
+    let (mut inserts, mut updates) = ([const { Vec::new() }; 3], [const { Vec::new() }; 3]);
+    let count = size.batches * 50;
+    for round in 0..size.rounds {
+        for (way, (name, statement)) in ways.iter().enumerate() {
+            let prefix = format!("{name}.{round}");
+            inserts[way].push(one_by_one(client, statement, &prefix, "first", count));
+            updates[way].push(one_by_one(client, statement, &prefix, "second", count));
+        }
+    }
+    run(client, "RESET synchronous_commit");
+    let method = format!(
+        "one row a statement and transaction, prepared, commits not waited for; {} rounds in turn of {count} writes; \
+         medians of rows per second",
+        size.rounds
+    );
+    table(
+        "Single SQL writes",
         &method,
+        ["upsert of a bare table", "upsert of tandem.items", "tandem.put"],
+        [inserts, updates],
+    );
+}
+
+/// Writes per second, each a transaction.
+fn one_by_one(client: &mut Client, statement: &str, prefix: &str, content: &str, count: usize) -> f64 {
+    let prepared =
+        client.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {}", error_text(&error)));
+    let start = Instant::now();
+    for row in 0..count {
+        let number = format!("{:08}", row.wrapping_mul(7919) % count);
+        let (id, payload) = (format!("{prefix}.{number}"), payload(&format!("{content}{number}")));
+        client
+            .execute(&prepared, &[&id, &payload])
+            .unwrap_or_else(|error| panic!("{statement}: {}", error_text(&error)));
+    }
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Prints rates of new and of existing ids; the first way is what the others are compared with.
+fn table(title: &str, method: &str, names: [&str; 3], [inserts, updates]: [[Vec<f64>; 3]; 2]) {
+    begin(
+        title,
+        method,
         &["write", "new ids", "ratio to bare (range)", "existing ids", "ratio to bare (range)"],
     );
-    for (way, name) in
-        ["upsert of a bare table", "upsert of tandem.items", "tandem.put_many"].iter().enumerate()
-    {
+    for (way, name) in names.iter().enumerate() {
         let ratios = (ratio(&inserts[way], &inserts[0]), ratio(&updates[way], &updates[0]));
         row(&[name, &per_second(&inserts[way]), &ratios.0, &per_second(&updates[way]), &ratios.1]);
     }

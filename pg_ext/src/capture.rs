@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
-use tandem_shared::decide::decide_row;
+use tandem_shared::decide::{check_locality, decide_row};
 use tandem_shared::id::{check_id, utf8};
 use tandem_shared::{
     Audit, Content, ContentType, Error, Head, LiveHead, PayloadHash, Result, State, Timestamp, Version,
@@ -107,6 +107,7 @@ impl Written {
 fn inserted(columns: &Columns, old: Option<&Row>, new: &Row) -> Outcome<Written> {
     let id = new.text(columns.id, "id")?;
     check_id(id)?;
+    check_locality(id, old.map(|old| old.is_true(columns.local)), new.is_true(columns.local))?;
     check_state_and_audit(columns, new)?;
     let payload_hash = hash_of_content(columns, new)?;
     let mut given = new.number(columns.version);
@@ -127,6 +128,10 @@ fn updated(columns: &Columns, old: &Row, new: &Row) -> Outcome<Written> {
     if !same(old, new, columns.id) {
         return inserted(columns, Some(old), new);
     }
+    let id = new.text(columns.id, "id")?;
+    let (was_local, is_local) = (old.is_true(columns.local), new.is_true(columns.local));
+    check_locality(id, Some(was_local), is_local)?;
+    let is_shared_now = was_local && !is_local;
     let same_state = same(old, new, columns.state);
     if !same_state || !same(old, new, columns.audit) {
         check_state_and_audit(columns, new)?;
@@ -141,8 +146,10 @@ fn updated(columns: &Columns, old: &Row, new: &Row) -> Outcome<Written> {
     let same_type = old.is_null(columns.payload) == new.is_null(columns.payload);
     let current = old.number(columns.version);
     let given = new.number(columns.version).filter(|given| Some(*given) != current);
-    let changed = payload_hash != stored || !same_state || !same_type;
-    let version = row_version(new.text(columns.id, "id")?, current, given, changed)?;
+    let changed = payload_hash != stored || !same_state || !same_type || is_shared_now;
+    // A removal by others may lie below a local item; what is shared must be newer.
+    let below = if is_shared_now { tombstone(columns, new) } else { None };
+    let version = row_version(id, current.max(below), given, changed)?;
     let (old_timestamp, new_timestamp) = (old.number(columns.timestamp), new.number(columns.timestamp));
     let timestamp = match version {
         None => old_timestamp,
@@ -280,6 +287,7 @@ struct Columns {
     payload_blob: i32,
     audit: i32,
     state: i32,
+    local: i32,
 }
 
 impl Columns {
@@ -310,6 +318,7 @@ impl Columns {
             payload_blob: column(c"payload_blob")?,
             audit: column(c"audit")?,
             state: column(c"state")?,
+            local: column(c"local")?,
         };
         KNOWN.with_borrow_mut(|known| known.insert(oid, columns));
         Ok(columns)
@@ -335,6 +344,10 @@ impl Row {
 
     fn number(&self, column: i32) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    fn is_true(&self, column: i32) -> bool {
+        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
     }
 
     fn bytes(&self, column: i32) -> Option<&[u8]> {

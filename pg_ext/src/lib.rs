@@ -7,6 +7,7 @@ mod error;
 mod fold;
 mod planning;
 mod replica;
+mod routes;
 mod rows;
 mod settings;
 mod store;
@@ -39,7 +40,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../../sql/schema/triggers.sql",
     name = "triggers",
-    requires = ["functions", rows::removed_version]
+    requires = ["functions", rows::removed_version, routes::make_route]
 );
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 

@@ -109,22 +109,35 @@ pub fn write_options<'a>(args: &mut Args<'a>, takes: Takes, usage: &'static str)
     while let Some(word) = args.option() {
         match word.as_str() {
             "AUDIT" => put.audit = Some(args.text("audit")?),
-            "JSON" if takes.content_type => put.content_type = Some(ContentType::Json),
-            "BINARY" if takes.content_type => put.content_type = Some(ContentType::Binary),
+            "JSON" if takes.content_type => once(&mut put.content_type, ContentType::Json, &word)?,
+            "BINARY" if takes.content_type => once(&mut put.content_type, ContentType::Binary, &word)?,
             "LOCAL" if takes.content_type => put.local = true,
             "STATE" if takes.state => put.state = Some(args.text("state")?),
             "VERSION" if takes.condition => put.version = Some(args.text("version")?),
             "IFMATCH" if takes.condition => put.if_match = Some(args.text("etag")?),
             "IFABSENT" if takes.condition && takes.state => put.if_absent = true,
             "EX" if takes.ttl => {
-                options.ttl = Some(Ttl::After(positive("EX", args)?.saturating_mul(1000)));
+                let seconds = positive("EX", args)?;
+                once(&mut options.ttl, Ttl::After(seconds.saturating_mul(1000)), &word)?;
             }
-            "PX" if takes.ttl => options.ttl = Some(Ttl::After(positive("PX", args)?)),
-            "KEEPTTL" if takes.ttl => options.ttl = Some(Ttl::Keep),
+            "PX" if takes.ttl => once(&mut options.ttl, Ttl::After(positive("PX", args)?), &word)?,
+            "KEEPTTL" if takes.ttl => once(&mut options.ttl, Ttl::Keep, &word)?,
             other => return Err(unknown_option(other, usage)),
         }
     }
     Ok(options)
+}
+
+/// Sets what one of several words says. Errors: `INVALID` where another has said it.
+fn once<T>(slot: &mut Option<T>, value: T, word: &str) -> Result<()> {
+    if slot.replace(value).is_some() {
+        return Err(Error::invalid(
+            format!("option {word}"),
+            "contradicts an option before it",
+            "give one of the two",
+        ));
+    }
+    Ok(())
 }
 
 /// Longest time to live: what Redis can add to its clock without overflow.

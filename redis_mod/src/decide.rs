@@ -35,11 +35,11 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// A shared revision that takes its id.
-    pub fn of(key: &DigestKey, id: &str, revision: Revision) -> Planned {
+    /// A revision that takes its id; a live one may be `local`.
+    pub fn of(key: &DigestKey, id: &str, revision: Revision, local: bool) -> Planned {
         let digest = revision.digest(key, id);
         let change = match revision.body {
-            Body::Live { .. } => Change::Store(Item::new(revision, false)),
+            Body::Live { .. } => Change::Store(Item::new(revision, local)),
             Body::Tombstone => Change::Remove(revision),
         };
         Planned { change, digest }
@@ -86,8 +86,8 @@ pub fn plan(
         Operation::Apply(_) => return Err(Error::corrupt("batch", "a join is not decided here")),
     };
     let change = match decision {
-        Decision::Write(revision) => return Ok(written(Planned::of(key, id, revision))),
-        Decision::WriteLocal(revision) => Change::Store(Item::new(revision, true)),
+        Decision::Write(revision) => return Ok(written(Planned::of(key, id, revision, false))),
+        Decision::WriteLocal(revision) => return Ok(written(Planned::of(key, id, revision, true))),
         Decision::Restate(restated) => {
             let Some((item, content)) = item.and_then(|item| Some((item, item.revision.content()?))) else {
                 return Err(Error::corrupt("item", "a state was decided for what has no content"));
@@ -98,7 +98,7 @@ pub fn plan(
                 audit: restated.audit,
                 body: Body::Live { state: restated.state, content: content.clone() },
             };
-            Change::Store(Item::new(revision, item.local))
+            Change::Store(Item::new(revision, item.local()))
         }
         Decision::Drop => Change::Drop,
         Decision::Unchanged => return Ok((None, unchanged(key, id, head))),

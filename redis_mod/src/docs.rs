@@ -241,7 +241,8 @@ fn set(context: &Context, doc: &Doc) -> bool {
     info.complexity = doc.complexity.as_ptr();
     info.since = c"0.1.0".as_ptr();
     // Any number reaches the handler, which answers a wrong one with our own code and the usage.
-    info.arity = -1;
+    // But a container has none: by itself it must be refused by Redis, which else calls what is not there.
+    info.arity = if doc.name == c"tandem.state" { -2 } else { -1 };
     info.key_specs = specs.as_ptr().cast_mut();
     // SAFETY: the strings and specs outlive the call, which copies them; the specs end with a zeroed one.
     let status = unsafe {

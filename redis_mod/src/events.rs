@@ -35,7 +35,7 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
             if let Some(digest) = digest {
                 database.inserted(id, &item.head(), digest);
             }
-            if is_new && !item.local {
+            if is_new && !item.local() {
                 // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.
                 database.pending.written(id, None, None);
             }
@@ -71,8 +71,8 @@ pub fn item_unlinked(database: i32, id: &str, item: &Item) {
         }
         engine.last_left = Some((id.into(), item.accesses()));
         let database = engine.databases.entry(database).or_default();
-        database.left(id, item.local);
-        if item.local {
+        database.left(id, item.local());
+        if item.local() {
             return false;
         }
         database.pending.dropped(id, item.revision.version, || codec::encode(&item.revision));

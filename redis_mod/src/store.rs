@@ -171,7 +171,7 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     let mut key = WritableKey::open(context, id, &name)?;
     let digest_key = digest_key()?;
     // What is shared takes the place of a local item.
-    let applied = match key.item().filter(|item| !item.local) {
+    let applied = match key.item().filter(|item| !item.local()) {
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
             let current = database.tombstones.get(id).map(Revision::head);
@@ -183,18 +183,18 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
             if applied.conflict && writer != Writer::Client {
                 keep_loser(database, id, &key)?;
             }
-            let planned = Planned::of(&digest_key, id, revision);
+            let planned = Planned::of(&digest_key, id, revision, false);
             let place = Place { context, database, id, name: &name };
             if commit(place, &mut key, planned, Ttl::Keep, writer)? {
                 blocked::wake(database);
             }
         }
-        Outcome::Stale => {
-            // The link offers less than is here: it must have missed this revision.
+        // The link offers less than is here: it must have missed this revision.
+        Outcome::Stale if writer != Writer::Client => {
             engine::with_database(database, |database| database.pending.written(id, None, None))?;
             blocked::wake(database);
         }
-        Outcome::Unchanged => {}
+        Outcome::Stale | Outcome::Unchanged => {}
     }
     Ok(applied)
 }
@@ -253,7 +253,7 @@ fn commit(
 ) -> Result<bool> {
     let Place { context, database, id, name } = place;
     let (kind, encoded) = match &planned.change {
-        Change::Store(item) if item.local => (c"LOCAL", codec::encode(&item.revision)),
+        Change::Store(item) if item.local() => (c"LOCAL", codec::encode(&item.revision)),
         Change::Store(item) => (kind_of(writer), codec::encode(&item.revision)),
         Change::Remove(tombstone) => (kind_of(writer), codec::encode(tombstone)),
         Change::Drop => {
@@ -291,7 +291,7 @@ fn commit(
 /// Keyspace, index and tombstones.
 fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned) -> Result<()> {
     let own = OwnWrite::begin()?;
-    let before_local = key.item().map(|item| item.local);
+    let before_local = key.item().map(|item| item.local());
     let Planned { change, digest } = planned;
     let tombstone = match change {
         Change::Store(item) => {
@@ -299,7 +299,7 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
             let digest = digest.unwrap_or_default();
             engine::with_database(database, |database| {
                 database.inserted(id, &item.head(), digest);
-                if !item.local && !database.tombstones.is_empty() {
+                if !item.local() && !database.tombstones.is_empty() {
                     database.tombstones.remove(id);
                 }
             })?;
@@ -329,7 +329,7 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
 }
 
 fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
-    let current = key.item().filter(|item| !item.local).map(|item| codec::encode(&item.revision));
+    let current = key.item().filter(|item| !item.local()).map(|item| codec::encode(&item.revision));
     engine::with_database(database, |database| {
         let loser = current.or_else(|| database.tombstones.get(id).map(codec::encode));
         if let Some(loser) = loser {

@@ -84,17 +84,29 @@ fn read(json: &[u8], only: Option<&str>, limit_bytes: usize) -> Result<Vec<(Stri
         .map_err(|_| Error::invalid("batch", "is not an array", "give an array of objects"))?;
     check_count(elements.len())?;
     let read_one = |(place, raw): (usize, &RawValue)| {
-        let element: Element<'_> = serde_json::from_str(raw.get()).map_err(|error| {
-            let problem = error.to_string();
-            let problem = problem.split(" at line ").next().unwrap_or_default();
-            Error::invalid(format!("item {place} of the batch"), format!("is not usable: {problem}"), USAGE)
-        })?;
+        let element: Element<'_> =
+            serde_json::from_str(raw.get()).map_err(|error| unusable(place, raw, &error))?;
         let id = element.id.clone().into_owned();
         operation(element, only, limit_bytes)
             .map(|operation| (id.clone(), operation))
             .map_err(|error| error.at_item(place, &id))
     };
     elements.into_iter().enumerate().map(read_one).collect()
+}
+
+/// An element that is no operation, with its id if that much can be read of it.
+fn unusable(place: usize, raw: &RawValue, error: &serde_json::Error) -> Error {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    let text = error.to_string();
+    let problem = format!("is not usable: {}", text.split(" at line ").next().unwrap_or_default());
+    match serde_json::from_str::<Named<'_>>(raw.get()) {
+        Ok(named) => Error::invalid("operation", problem, USAGE).at_item(place, &named.id),
+        Err(_) => Error::invalid(format!("item {place} of the batch"), problem, USAGE),
+    }
 }
 
 const USAGE: &str = "give objects such as {\"op\":\"put\",\"id\":…,\"payload\":…}";

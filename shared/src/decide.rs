@@ -81,13 +81,7 @@ pub fn decide_put(
 ) -> Result<Decision> {
     check_precondition(key, id, current, &request.precondition)?;
     let live = current.and_then(|head| head.live);
-    if request.local && live.is_some_and(|live| !live.local) {
-        return Err(Error::invalid(
-            format!("item {}", shown(id)),
-            "is shared and cannot become local",
-            "remove it first or choose another id",
-        ));
-    }
+    check_locality(id, live.map(|live| live.local), request.local)?;
     let state = match (request.state, live) {
         (Some(state), _) => state,
         (None, Some(live)) => State::new(live.state)?,
@@ -227,6 +221,21 @@ pub fn decide_row(
         return Ok(None);
     }
     new_version(id, current.map(|head| head.version), given).map(Some)
+}
+
+/// Checks that an item may be local or shared, as `is_local` says. `was_local` is what it was until now, `None` for a
+/// new one.
+///
+/// Errors: `INVALID` for an item that is shared and would become local.
+pub fn check_locality(id: &str, was_local: Option<bool>, is_local: bool) -> Result<()> {
+    if was_local == Some(false) && is_local {
+        return Err(Error::invalid(
+            format!("item {}", shown(id)),
+            "is shared and cannot become local",
+            "remove it first or choose another id",
+        ));
+    }
+    Ok(())
 }
 
 fn new_version(id: &str, current: Option<Version>, asked: Option<Version>) -> Result<Version> {
@@ -413,5 +422,11 @@ mod tests {
         assert_eq!(decide_row("a", Some(&head), None, true).unwrap().unwrap().get(), 2);
         assert!(decide_row("a", Some(&head), Some(Version::FIRST), true).is_err());
         assert_eq!(decide_row("a", None, None, true).unwrap().unwrap().get(), 1);
+        for (was_local, is_local) in
+            [(None, true), (None, false), (Some(true), true), (Some(true), false), (Some(false), false)]
+        {
+            assert_eq!(check_locality("a", was_local, is_local), Ok(()));
+        }
+        assert!(check_locality("a", Some(false), true).is_err(), "what is shared stays shared");
     }
 }

@@ -13,9 +13,24 @@ CREATE TABLE tandem.items (
     access_count bigint NOT NULL DEFAULT 0,
     last_accessed timestamptz,
     CONSTRAINT items_one_content CHECK ((payload IS NULL) <> (payload_blob IS NULL))
-);
+) PARTITION BY RANGE (id);
 CREATE INDEX items_state_id ON tandem.items (state, id);
+CREATE TABLE tandem.items_default PARTITION OF tandem.items DEFAULT;
 COMMENT ON TABLE tandem.items IS 'the items: query and write them with plain SQL; version, timestamp and hash are kept by trigger';
+
+-- Ids under a prefix that have a table of their own, as tandem.route makes it. The partition of a prefix is a
+-- partitioned table itself, "route <number>": its default partition is the table named, and longer prefixes are
+-- further partitions.
+CREATE TABLE tandem.routes (
+    prefix text COLLATE "C" PRIMARY KEY,
+    table_name text COLLATE "C" NOT NULL UNIQUE,
+    number bigint NOT NULL UNIQUE
+);
+COMMENT ON TABLE tandem.routes IS 'prefixes of ids that have a table of their own; written by tandem.route and tandem.unroute';
+
+-- Always empty. A dump writes all items under this name, as it does not know the tables of routes, and what a
+-- restore puts here goes on to items.
+CREATE TABLE tandem.restored_items (LIKE tandem.items);
 
 CREATE TABLE tandem.tombstones (
     id text COLLATE "C" PRIMARY KEY,
@@ -139,8 +154,11 @@ CREATE TYPE tandem.standing AS (
     last_accessed bigint
 );
 
--- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored.
-SELECT pg_catalog.pg_extension_config_dump('tandem.items', '');
+-- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored. The condition is
+-- put at the end of a query over the table, which is how the items themselves get into it.
+SELECT pg_catalog.pg_extension_config_dump('tandem.restored_items', 'WHERE false UNION ALL SELECT id, version, '
+    '"timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed FROM tandem.items');
+SELECT pg_catalog.pg_extension_config_dump('tandem.routes', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts', '');

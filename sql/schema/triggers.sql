@@ -82,26 +82,75 @@ $$;
 CREATE FUNCTION tandem.capture_truncate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
-    INSERT INTO tandem.changes (slot, xid, id, op, version, "timestamp", old_digest, origin)
-    SELECT (SELECT s.slot FROM tandem.log_state s), (SELECT pg_current_xact_id()::text::bigint),
-           o.id, 'r', o.version + 1, (SELECT tandem.now_ms()),
-           tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), (SELECT tandem.origin())
-    FROM tandem.items o WHERE NOT o.local;
-    INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
-    SELECT o.id, o.version + 1, (SELECT tandem.now_ms()) FROM tandem.items o WHERE NOT o.local
-    ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
-        WHERE t.version < excluded.version;
+    EXECUTE format($q$
+        WITH logged AS (
+            INSERT INTO tandem.changes (slot, xid, id, op, version, "timestamp", old_digest, origin)
+            SELECT (SELECT s.slot FROM tandem.log_state s), (SELECT pg_current_xact_id()::text::bigint),
+                   o.id, 'r', o.version + 1, (SELECT tandem.now_ms()),
+                   tandem.digest(o.version, o.id, o.state, o.payload IS NOT NULL, o.payload_hash), (SELECT tandem.origin())
+            FROM ONLY %I.%I o WHERE NOT o.local
+            RETURNING id, version, "timestamp"
+        )
+        INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
+        SELECT l.id, l.version, l."timestamp" FROM logged l
+        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
+            WHERE t.version < excluded.version $q$, TG_TABLE_SCHEMA, TG_TABLE_NAME);
     RETURN NULL;
 END
 $$;
 
+-- Row triggers of the whole are those of each part, statement triggers are not: they run for the table that a
+-- statement names. TRUNCATE names all tables below the one that it is given, so only those with rows have its trigger.
+CREATE FUNCTION tandem.add_triggers(target regclass, has_rows boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE TRIGGER tandem_insert AFTER INSERT ON %s
+        REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_insert()', target);
+    EXECUTE format('CREATE TRIGGER tandem_update AFTER UPDATE ON %s
+        REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_update()',
+        target);
+    EXECUTE format('CREATE TRIGGER tandem_delete AFTER DELETE ON %s
+        REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_delete()', target);
+    IF has_rows THEN
+        EXECUTE format('CREATE TRIGGER tandem_truncate BEFORE TRUNCATE ON %s
+            FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_truncate()', target);
+    END IF;
+END
+$$;
 CREATE TRIGGER tandem_row BEFORE INSERT OR UPDATE ON tandem.items
     FOR EACH ROW EXECUTE FUNCTION tandem.capture_row();
-CREATE TRIGGER tandem_insert AFTER INSERT ON tandem.items
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_insert();
-CREATE TRIGGER tandem_update AFTER UPDATE ON tandem.items
-    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_update();
-CREATE TRIGGER tandem_delete AFTER DELETE ON tandem.items
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_delete();
-CREATE TRIGGER tandem_truncate BEFORE TRUNCATE ON tandem.items
-    FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_truncate();
+SELECT tandem.add_triggers('tandem.items', false), tandem.add_triggers('tandem.items_default', true);
+
+CREATE FUNCTION tandem.restore_items() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tandem.items (id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local,
+        access_count, last_accessed)
+    SELECT id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed
+    FROM new_rows;
+    DELETE FROM tandem.restored_items;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER tandem_restore AFTER INSERT ON tandem.restored_items
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.restore_items();
+
+-- A row that comes by tandem.route, or out of a dump, makes its route.
+CREATE FUNCTION tandem.restore_route() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM tandem.make_route(NEW.prefix, NEW.table_name, NEW.number);
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER tandem_route BEFORE INSERT ON tandem.routes
+    FOR EACH ROW EXECUTE FUNCTION tandem.restore_route();
+
+CREATE FUNCTION tandem.routes() RETURNS TABLE (prefix text, table_name text, items_estimate bigint)
+LANGUAGE sql STABLE AS $$
+    SELECT r.prefix, r.table_name, greatest(c.reltuples, 0)::bigint
+    FROM tandem.routes r
+    LEFT JOIN pg_catalog.pg_class c ON c.relname = r.table_name AND c.relnamespace = 'tandem'::regnamespace
+    ORDER BY r.prefix
+$$;
+COMMENT ON FUNCTION tandem.routes IS 'prefixes with a table of their own; items_estimate counts what is in that table, 0 until it is analysed';

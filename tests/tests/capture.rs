@@ -360,3 +360,75 @@ fn long_content_and_equal_content_in_another_form() {
     assert_eq!(version(&mut client, "b"), 5);
     check_postgres(&mut client, "after contents in several forms");
 }
+
+/// A local item is there for queries and for nothing else: no log, no hash, no tombstone.
+#[test]
+fn local_rows_leave_no_trace() {
+    let mut client = database();
+    run(
+        &mut client,
+        "INSERT INTO tandem.items (id, payload) SELECT 's.' || n, '1' FROM generate_series(1, 1000) n",
+    );
+    let root = |client: &mut Client| value::<String>(client, "SELECT tandem.merkle_root()");
+    let logged = |client: &mut Client| value::<i64>(client, "SELECT count(*) FROM tandem.changes");
+    let tombstones = |client: &mut Client| value::<i64>(client, "SELECT count(*) FROM tandem.tombstones");
+    let before = root(&mut client);
+    run(
+        &mut client,
+        "INSERT INTO tandem.items (id, payload, local) SELECT 's.' || n || '.l', '1', true FROM generate_series(1, 1000) n",
+    );
+    run(&mut client, "UPDATE tandem.items SET payload = '2' WHERE local");
+    run(&mut client, "UPDATE tandem.items SET id = 's.moved' WHERE id = 's.9.l'");
+    run(&mut client, "DELETE FROM tandem.items WHERE local AND id < 's.5'");
+    assert_eq!(logged(&mut client), 1000, "only the shared ones are in the log");
+    assert_eq!(tombstones(&mut client), 0);
+    assert_eq!(root(&mut client), before);
+    assert_eq!(version(&mut client, "s.7.l"), 2, "versions count there too");
+    run(&mut client, "SELECT tandem.rebuild_blocks()");
+    assert_eq!(root(&mut client), before, "and blocks made anew do not hold them");
+    let verified: bool = value(&mut client, "SELECT ok FROM tandem.verify()");
+    assert!(verified, "the recount passes them over");
+    // Many enough that blocks are cut with local rows among the shared ones.
+    run(
+        &mut client,
+        "INSERT INTO tandem.items (id, payload) SELECT 't.' || n, '1' FROM generate_series(1, 2000) n",
+    );
+    assert!(value::<bool>(&mut client, "SELECT ok FROM tandem.verify()"));
+}
+
+#[test]
+fn local_rows_become_shared_and_never_the_other_way() {
+    let mut client = database();
+    run(
+        &mut client,
+        "INSERT INTO tandem.items (id, payload, local) VALUES ('a', '1', true), ('b', '1', true)",
+    );
+    run(&mut client, "UPDATE tandem.items SET local = false WHERE id = 'a'");
+    assert_eq!(version(&mut client, "a"), 2);
+    assert_eq!(log(&mut client, "a"), ["p2"]);
+    let is_new: bool = value(&mut client, "SELECT old_digest IS NULL FROM tandem.changes WHERE id = 'a'");
+    assert!(is_new, "nothing shared was there before");
+    for statement in [
+        "UPDATE tandem.items SET local = true WHERE id = 'a'",
+        "UPDATE tandem.items SET local = true, id = 'c' WHERE id = 'a'",
+        "INSERT INTO tandem.items (id, payload) VALUES ('a', '2') ON CONFLICT (id) DO UPDATE SET local = true",
+    ] {
+        let (state, text) = refused(&mut client, statement);
+        assert_eq!(state, "22023", "{statement}: {text}");
+    }
+    run(&mut client, "DELETE FROM tandem.items WHERE id = 'a'");
+    assert_eq!(log(&mut client, "a"), ["p2", "r3"]);
+    // A local item over a tombstone leaves it there, and what is shared then is newer.
+    run(&mut client, "INSERT INTO tandem.items (id, payload, local) VALUES ('a', '1', true)");
+    let tombstone = "SELECT coalesce(max(version), 0) FROM tandem.tombstones WHERE id = 'a'";
+    assert_eq!(value::<i64>(&mut client, tombstone), 3);
+    run(&mut client, "UPDATE tandem.tombstones SET version = 9 WHERE id = 'a'");
+    run(&mut client, "UPDATE tandem.items SET local = false WHERE id = 'a'");
+    assert_eq!(version(&mut client, "a"), 10);
+    assert_eq!(value::<i64>(&mut client, tombstone), 0);
+    run(&mut client, "TRUNCATE tandem.items");
+    assert_eq!(log(&mut client, "b"), Vec::<String>::new());
+    let left: i64 = value(&mut client, "SELECT count(*) FROM tandem.tombstones WHERE id = 'b'");
+    assert_eq!(left, 0, "a local row that is truncated leaves nothing");
+    assert!(value::<bool>(&mut client, "SELECT ok FROM tandem.verify()"));
+}

@@ -1,15 +1,12 @@
-//! What only SQL has: roles, plans, plain arrays, the change log as a feed, and what a write leaves alone. What both
+//! What only SQL has: roles, plans, plain arrays, and what a write leaves alone. What both
 //! engines answer alike is in `surface`.
 
 use postgres::Client;
-use postgres::fallible_iterator::FallibleIterator;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 use tandem_tests::census::check_postgres;
 use tandem_tests::postgres::{Options, Postgres};
 use tandem_tests::sql::{error_text, refused, rows, run, value};
-use tandem_tests::wait::{self, DEADLINE};
 
 static SERVER: OnceLock<Postgres> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -25,16 +22,6 @@ fn database() -> (Client, String) {
     let mut client = server().connect_as("postgres", &name);
     run(&mut client, "CREATE EXTENSION tandem");
     (client, name)
-}
-
-/// A server of its own: what can be read of the log depends on every transaction of a server.
-fn alone() -> (Postgres, Client) {
-    let settings = vec!["autovacuum = off".to_owned()];
-    let server = Postgres::start(&Options { settings, ..Options::default() });
-    run(&mut server.connect(), "CREATE DATABASE alone");
-    let mut client = server.connect_as("postgres", "alone");
-    run(&mut client, "CREATE EXTENSION tandem");
-    (server, client)
 }
 
 /// Refused with a SQLSTATE and a message that says this.
@@ -167,7 +154,7 @@ fn a_change_of_state_leaves_the_content_where_it_is() {
     );
     let table: String = value(
         &mut client,
-        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'tandem.items'::regclass",
+        "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'tandem.items_default'::regclass",
     );
     let chunks = format!("SELECT count(*) || ' ' || max(xmin::text::bigint) FROM {table}");
     let chunks = chunks.as_str();
@@ -270,9 +257,9 @@ fn reads_go_through_indexes() {
          PREPARE held(text, text) AS SELECT tandem.in_state($1, $2)",
     );
     for (query, index) in [
-        ("EXECUTE list('s1', 'n.000500', 10)", "items_state_id"),
-        ("EXECUTE get('s1', 'n.000500')", "items_state_id"),
-        ("EXECUTE scan('n.', 'n.000500')", "items_pkey"),
+        ("EXECUTE list('s1', 'n.000500', 10)", "items_default_state_id_idx"),
+        ("EXECUTE get('s1', 'n.000500')", "items_default_state_id_idx"),
+        ("EXECUTE scan('n.', 'n.000500')", "items_default_pkey"),
     ] {
         let plan = plan(&mut client, query);
         assert!(plan.contains(index) && !plan.contains("Seq Scan"), "{query}: {plan}");
@@ -285,137 +272,6 @@ fn reads_go_through_indexes() {
     assert_eq!(value::<String>(&mut client, page), "10 n.000501");
     assert_eq!(value::<i64>(&mut client, "SELECT tandem.count_state('s1')"), 400);
     assert!(value::<bool>(&mut client, "SELECT tandem.in_state('n.000001', 's1')"));
-}
-
-#[test]
-fn dirty_ids_are_those_the_blocks_do_not_know() {
-    let (server, mut client) = alone();
-    run(
-        &mut client,
-        "SELECT tandem.put('a.b.' || n, '[1]'), tandem.put('a.c.' || n, '[1]') FROM generate_series(1, 3) n",
-    );
-    run(&mut client, "SELECT tandem.put('d', '[1]')");
-    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count()"), 7);
-    run(&mut client, "SELECT tandem.merkle_root()");
-    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count()"), 0);
-    let mut other = server.connect_as("postgres", "alone");
-    run(&mut other, "BEGIN; SELECT tandem.put('open', '[1]')");
-    run(
-        &mut client,
-        "SELECT tandem.put('a.b.2', '[2]'), tandem.put('a.b.2', '[3]'), tandem.set_state('d', 'x')",
-    );
-    // Nothing behind an open transaction can be folded: it stays dirty, and the hash is right nevertheless.
-    let node = "SELECT count || ' ' || pending FROM tandem.merkle_node('a')";
-    assert_eq!(value::<String>(&mut client, node), "6 2");
-    let unfolded: String = value(&mut client, "SELECT tandem.merkle_hash('a', fold => false)");
-    assert_eq!(value::<i64>(&mut client, "SELECT tandem.dirty_count('a.')"), 1);
-    assert_eq!(value::<String>(&mut client, "SELECT string_agg(d, ' ') FROM tandem.dirty() d"), "a.b.2 d");
-    let prefixes = "SELECT string_agg(path || ' ' || count, ', ') FROM tandem.dirty_prefixes('')";
-    assert_eq!(value::<String>(&mut client, prefixes), "a 1, d 1");
-    let clean = "SELECT string_agg(path || ' ' || count, ', ') FROM tandem.clean_branches('a')";
-    assert_eq!(value::<String>(&mut client, clean), "a.c 3");
-    let states = "SELECT tandem.is_clean('a.c') AND NOT tandem.is_clean('a.b') AND NOT tandem.is_clean()";
-    assert!(value::<bool>(&mut client, states));
-    run(&mut other, "ROLLBACK");
-    assert_eq!(value::<String>(&mut client, "SELECT tandem.merkle_hash('a')"), unfolded);
-    assert!(value::<bool>(&mut client, "SELECT tandem.is_clean()"));
-    let leaves = "SELECT string_agg(l.id, ' ') FROM tandem.merkle_leaves('a', after => 'a.b.2', lim => 2) l";
-    assert_eq!(value::<String>(&mut client, leaves), "a.b.3 a.c.1");
-    check_postgres(&mut client, "after dirt");
-}
-
-/// Every change after a position, read in pages of two.
-fn feed(client: &mut Client, mut since: Option<String>) -> (Vec<String>, Option<String>) {
-    let mut seen = Vec::new();
-    loop {
-        let page = client
-            .query("SELECT pos, id, op, version FROM tandem.changes_since($1, 2)", &[&since])
-            .unwrap_or_else(|error| panic!("{}", error_text(&error)));
-        let Some(last) = page.last() else { return (seen, since) };
-        since = Some(last.get(0));
-        seen.extend(page.iter().map(|row| {
-            format!("{} {} {}", row.get::<_, String>(2), row.get::<_, String>(1), row.get::<_, i64>(3))
-        }));
-    }
-}
-
-#[test]
-fn the_feed_has_every_change_once_whatever_commits_when() {
-    let (server, mut client) = alone();
-    let mut slow = server.connect_as("postgres", "alone");
-    run(&mut client, "SELECT tandem.put('a', '{\"n\":1}'), tandem.put('b', '[1]')");
-    run(&mut client, "SELECT tandem.put('a', '{\"n\":2}', state => 'hot', audit => '{\"home\":\"x\"}')");
-    let (seen, since) = feed(&mut client, None);
-    assert_eq!(seen, ["put a 1", "put b 1", "put a 2"]);
-    assert_eq!(Some(value::<String>(&mut client, "SELECT tandem.log_position()")), since);
-    let now = "SELECT state || ' ' || type || ' ' || payload || ' ' || (audit->>'home') || ' ' || (etag IS NOT NULL) \
-        FROM tandem.changes_since(lim => 1)";
-    assert_eq!(value::<String>(&mut client, now), "hot json {\"n\": 2} x true", "what is there now");
-    run(&mut slow, "BEGIN; SELECT tandem.put('slow', '[1]')");
-    run(&mut client, "SELECT tandem.put('fast', '[1]')");
-    let (seen, since) = feed(&mut client, since);
-    assert!(seen.is_empty(), "what commits later comes first and is waited for: {seen:?}");
-    run(&mut slow, "COMMIT");
-    run(&mut client, "SELECT tandem.delete('a')");
-    let (seen, since) = feed(&mut client, since);
-    assert_eq!(seen, ["put slow 1", "put fast 1", "remove a 3"]);
-    assert_eq!(feed(&mut client, since).0, Vec::<String>::new());
-    let gone = "SELECT payload IS NULL AND etag IS NULL FROM tandem.changes_since() WHERE id = 'a' LIMIT 1";
-    assert!(value::<bool>(&mut client, gone));
-}
-
-#[test]
-fn positions_that_the_log_no_longer_reaches_are_refused() {
-    let (_server, mut client) = alone();
-    let turn = |client: &mut Client| {
-        run(client, "UPDATE tandem.log_state SET slot_since = now() - interval '1 hour'");
-        for _ in 0..4 {
-            run(client, "SELECT tandem.fold(); SELECT tandem.rotate_log()");
-        }
-    };
-    let first: String = value(&mut client, "SELECT tandem.log_position()");
-    run(&mut client, "SELECT tandem.put('a', '[1]')");
-    let second: String = value(&mut client, "SELECT tandem.log_position()");
-    turn(&mut client);
-    run(&mut client, "SELECT tandem.put('b', '[1]')");
-    assert_eq!(feed(&mut client, Some(first.clone())).0.len(), 2, "the slot before the present one is kept");
-    wait::until("the oldest slot is emptied", DEADLINE, || {
-        turn(&mut client);
-        value::<i64>(&mut client, "SELECT count(*) FROM tandem.changes WHERE id = 'a'") == 0
-    });
-    is_refused(
-        &mut client,
-        &format!("SELECT * FROM tandem.changes_since('{first}')"),
-        "55000",
-        "read the items and go on from it",
-    );
-    let position: String = value(&mut client, "SELECT tandem.log_position()");
-    run(&mut client, "SELECT tandem.put('c', '[1]')");
-    assert_eq!(feed(&mut client, Some(position)).0, ["put c 1"]);
-    assert!(feed(&mut client, Some(second)).0.len() <= 2, "nothing after it was lost");
-    run(&mut client, "SELECT * FROM tandem.changes_since()");
-}
-
-#[test]
-fn listeners_are_told() {
-    let mut client = server().connect();
-    run(
-        &mut client,
-        "CREATE EXTENSION IF NOT EXISTS tandem; LISTEN tandem; SELECT tandem.put('listen', '[1]')",
-    );
-    // Other tests write meanwhile: what was told last is compared with the position as it is then.
-    let mut last = None;
-    let told = wait::until_some("a notification with the last position", DEADLINE, || {
-        let position: String = value(&mut client, "SELECT tandem.log_position()");
-        let mut notifications = client.notifications();
-        let mut waiting = notifications.timeout_iter(Duration::from_millis(300));
-        while let Ok(Some(notification)) = waiting.next() {
-            last = Some(notification.payload().to_owned());
-        }
-        last.clone().filter(|told: &String| *told == position)
-    });
-    let after = format!("SELECT count(*) FROM tandem.changes_since('{told}')");
-    assert_eq!(value::<i64>(&mut client, &after), 0);
 }
 
 #[test]

@@ -6,3 +6,36 @@ pub mod dirty;
 mod items;
 pub mod links;
 pub mod merkle;
+
+pgrx::extension_sql_file!(
+    "../../../sql/schema/comments.sql",
+    name = "comments",
+    requires = [
+        items::put_jsonb,
+        items::put_binary,
+        items::merge,
+        items::delete,
+        items::set_state,
+        items::move_state,
+        items::apply,
+        items::touch,
+        batches::put_many,
+        batches::put_many_jsonb,
+        batches::delete_many,
+        batches::batch,
+        batches::delete_state,
+        batches::delete_prefix,
+        merkle::merkle_root,
+        merkle::merkle_hash,
+        merkle::merkle_node,
+        merkle::merkle_children,
+        merkle::merkle_leaves,
+        merkle::verify,
+        dirty::dirty,
+        dirty::dirty_count,
+        dirty::dirty_prefixes,
+        dirty::clean_branches,
+        dirty::is_clean,
+        fold::fold
+    ]
+);

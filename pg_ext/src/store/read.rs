@@ -110,6 +110,14 @@ const LOCK: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.st
         i.payload_hash, i.local, CASE WHEN n.content THEN i.payload::text END \
     FROM unnest($1::text[], $2::boolean[]) AS n (id, content) JOIN tandem.items i ON i.id = n.id FOR UPDATE OF i";
 
+/// A single id needs no join.
+const LOCK_ONE: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload IS NOT NULL, \
+        i.payload_hash, i.local, CASE WHEN $2 THEN i.payload::text END \
+    FROM tandem.items i WHERE i.id = $1 FOR UPDATE";
+
+const TOMBSTONE: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text \
+    FROM tandem.tombstones t WHERE t.id = $1";
+
 const TOMBSTONES: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text \
     FROM tandem.tombstones t WHERE t.id = ANY($1)";
 
@@ -118,10 +126,16 @@ const TOMBSTONES: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text
 /// first writers.
 pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<HashMap<String, Current>> {
     wanted.sort_unstable_by_key(|wanted| wanted.id);
-    let (ids, contents): (Vec<&str>, Vec<bool>) =
-        wanted.iter().map(|wanted| (wanted.id, wanted.content)).unzip();
-    let mut current = HashMap::with_capacity(ids.len());
-    for row in update_kept(client, LOCK, &[ids.into(), contents.into()])? {
+    let rows = match wanted.as_slice() {
+        [one] => update_kept(client, LOCK_ONE, &[one.id.into(), one.content.into()])?,
+        all => {
+            let (ids, contents): (Vec<&str>, Vec<bool>) =
+                all.iter().map(|wanted| (wanted.id, wanted.content)).unzip();
+            update_kept(client, LOCK, &[ids.into(), contents.into()])?
+        }
+    };
+    let mut current = HashMap::with_capacity(wanted.len());
+    for row in rows {
         let is_json = row.get::<bool>(6)? == Some(true);
         let live = StoredLive {
             state: row.get::<String>(5)?.unwrap_or_default(),
@@ -138,10 +152,12 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
         Some(local) => local && wanted.below,
     };
     let missing: Vec<&str> = wanted.iter().filter(is_missing).map(|wanted| wanted.id).collect();
-    if missing.is_empty() {
-        return Ok(current);
-    }
-    for row in update_kept(client, TOMBSTONES, &[missing.into()])? {
+    let rows = match missing.as_slice() {
+        [] => return Ok(current),
+        [one] => update_kept(client, TOMBSTONE, &[(*one).into()])?,
+        _ => update_kept(client, TOMBSTONES, &[missing.into()])?,
+    };
+    for row in rows {
         let stored = Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, None)?;
         current.entry(row.get::<String>(1)?.unwrap_or_default()).or_default().tombstone = Some(stored);
     }

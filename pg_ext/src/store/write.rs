@@ -70,10 +70,11 @@ impl Writes {
             .filter(|row| !late.contains(&row.id) && !removed.contains(row.id.as_str()))
             .map(|row| (row.id.as_str(), row.revision.version.get() as i64))
             .unzip();
-        if ids.is_empty() {
-            return Ok(None);
-        }
-        let newer = update_kept(client, NEWER_TOMBSTONE, &[ids.into(), versions.into()])?;
+        let newer = match (ids.as_slice(), versions.as_slice()) {
+            ([], _) => return Ok(None),
+            ([id], [version]) => update_kept(client, IS_NEWER_TOMBSTONE, &[(*id).into(), (*version).into()])?,
+            _ => update_kept(client, NEWER_TOMBSTONE, &[ids.into(), versions.into()])?,
+        };
         Ok(newer.into_iter().next().map(|row| row.get::<String>(1)).transpose()?.flatten())
     }
 }
@@ -99,6 +100,8 @@ fn placeholder(tombstone: &Revision) -> Result<Revision> {
 
 const NEWER_TOMBSTONE: &str = "SELECT t.id FROM unnest($1::text[], $2::bigint[]) AS n (id, version) \
     JOIN tandem.tombstones t ON t.id = n.id AND t.version >= n.version LIMIT 1";
+
+const IS_NEWER_TOMBSTONE: &str = "SELECT t.id FROM tandem.tombstones t WHERE t.id = $1 AND t.version >= $2";
 
 const RESTATE: &str = "UPDATE tandem.items i SET version = n.version, \"timestamp\" = n.at, state = n.state, \
         audit = n.audit::jsonb \

@@ -10,9 +10,16 @@ use tandem_shared::id::{check_id, utf8};
 use tandem_shared::request::{Operation, PutRequest, RemoveRequest};
 use tandem_shared::{Audit, Error, Result, batch};
 
-/// Runs the operations under one batch id and replies `written`, `unchanged`, `batch`.
-fn run(context: &Context, mut operations: Vec<(String, Operation)>, ttl: Ttl) -> Result<RedisValue> {
-    let batch = uuid::Uuid::new_v4().to_string();
+/// Runs the operations under one batch id, that of the audit object if it has one, and replies `written`, `unchanged`,
+/// `batch`.
+fn run(
+    context: &Context,
+    mut operations: Vec<(String, Operation)>,
+    audit: Option<&Audit>,
+    ttl: Ttl,
+) -> Result<RedisValue> {
+    let named = audit.and_then(Audit::batch);
+    let batch = named.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     batch::stamp(&mut operations, &batch)?;
     let names: Vec<RedisString> = operations.iter().map(|(id, _)| keys::name(context, id)).collect();
     let ids: Vec<String> = operations.iter().map(|(id, _)| id.clone()).collect();
@@ -85,6 +92,7 @@ pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     }
     let takes = Takes { content_type: true, state: true, ttl: false, condition: false };
     let WriteOptions { put: options, .. } = write_options(&mut args, takes, USAGE)?;
+    let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = Vec::with_capacity(count);
     for (place, (id, payload)) in pairs.into_iter().enumerate() {
@@ -93,7 +101,7 @@ pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         let request = request.map_err(|error| error.at_item(place, id))?;
         operations.push((id.to_owned(), Operation::Put(request)));
     }
-    run(context, operations, Ttl::Clear)
+    run(context, operations, audit.as_ref(), Ttl::Clear)
 }
 
 /// TANDEM.MREMOVE
@@ -111,7 +119,7 @@ pub fn mremove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> 
         Ok((checked_id(place, id)?.to_owned(), Operation::Remove(request.clone())))
     };
     let operations = ids.into_iter().enumerate().map(remove).collect::<Result<Vec<_>>>()?;
-    run(context, operations, Ttl::Keep)
+    run(context, operations, request.audit.as_ref(), Ttl::Keep)
 }
 
 /// TANDEM.BATCH
@@ -123,10 +131,10 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = batch::operations(json, limit_bytes)?;
-    if let Some(audit) = audit {
+    if let Some(audit) = &audit {
         for (_, operation) in &mut operations {
-            operation.audit_unless_given(&audit);
+            operation.audit_unless_given(audit);
         }
     }
-    run(context, operations, Ttl::Clear)
+    run(context, operations, audit.as_ref(), Ttl::Clear)
 }

@@ -1,7 +1,7 @@
 //! TANDEM.EFFECT: what replicas and the AOF get in place of a client's request. Not for clients.
 
 use crate::args::{Args, unknown_option};
-use crate::decide::{Change, Planned};
+use crate::decide::Planned;
 use crate::engine;
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
@@ -32,11 +32,8 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             let effect = Effect::decode(args.bytes()?)?;
             let revision = decode(args.bytes()?, Source::Own)?;
             let live = !revision.head().is_tombstone();
-            let mut planned = Planned::of(&store::digest_key()?, id, revision);
+            let planned = Planned::of(&store::digest_key()?, id, revision, verb == "LOCAL");
             let writer = effect.origin.map_or(Writer::Client, Writer::Link);
-            if let (Change::Store(item), "LOCAL") = (&mut planned.change, verb.as_str()) {
-                item.local = true;
-            }
             let books = (verb != "LOCAL").then_some((effect.seq, writer));
             store::replay(context, id, planned, books)?;
             if live {

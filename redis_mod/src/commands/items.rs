@@ -154,7 +154,7 @@ struct Standing {
 fn standing(database: &Database, id: &str, item: Option<&Item>) -> Standing {
     let waits = database.pending.get(id).is_some();
     let (status, tiers) = match item {
-        Some(item) if item.local => ("local", "redis"),
+        Some(item) if item.local() => ("local", "redis"),
         Some(_) if !database.pending.has_links() => ("unlinked", "redis"),
         Some(_) if waits => ("pending", "redis"),
         Some(_) => ("synced", "both"),

@@ -189,7 +189,7 @@ fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
 
 /// The live revision or tombstone of an id, encoded.
 fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
-    let shared = |item: &Item| (!item.local).then(|| encode(&item.revision));
+    let shared = |item: &Item| (!item.local()).then(|| encode(&item.revision));
     if let Ok(Some(Some(encoded))) = keys::with_item(context, id, keys::look(), shared) {
         return Ok(Some(encoded));
     }

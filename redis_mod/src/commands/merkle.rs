@@ -205,7 +205,7 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         let found = crate::keys::with_named_item(context, id, name, crate::keys::look(), |item: &Item| {
             let state = item.head().live.map(|live| live.state.to_owned());
             let indexed = engine::with_database(database, |database| {
-                let (index, other) = match item.local {
+                let (index, other) = match item.local() {
                     true => (&database.locals, &database.index),
                     false => (&database.index, &database.locals),
                 };

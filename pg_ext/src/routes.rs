@@ -1,0 +1,271 @@
+//! Routing: the ids under a prefix in a table of their own, a partition of `items`. The longest prefix wins.
+//!
+//! The partition of a prefix is a partitioned table, the node: its default partition is the table that was named, and
+//! the nodes of longer prefixes are its other partitions. Node and table change their place in one transaction with
+//! the rows. Moving is no change of an item: versions, hashes and the log stay as they are, as the triggers that would
+//! tell of it are off meanwhile; nobody else writes, for every table of items is locked.
+
+use crate::error::{Outcome, answer};
+use crate::store;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier, quote_literal};
+use tandem_shared::error::shown;
+use tandem_shared::{Error, Range};
+
+/// Longest name of a table: what Postgres keeps of it.
+const NAME_BYTES_MAX: usize = 63;
+
+/// A row of `tandem.routes`.
+struct Route {
+    prefix: String,
+    table: String,
+    number: i64,
+}
+
+/// A place in the tree of partitions: the partitioned table, and the one with what no longer prefix takes.
+struct Place {
+    node: String,
+    rest: String,
+}
+
+fn table(name: &str) -> String {
+    format!("tandem.{}", quote_identifier(name))
+}
+
+impl Route {
+    fn place(&self) -> Place {
+        // A blank keeps the names of nodes apart from those that a table may be given.
+        Place { node: table(&format!("route {}", self.number)), rest: table(&self.table) }
+    }
+
+    fn bounds(&self) -> Outcome<String> {
+        let range = Range::of_prefix(&self.prefix)?;
+        let end = range.end.map_or_else(|| "MAXVALUE".to_owned(), quote_literal);
+        Ok(format!("FOR VALUES FROM ({}) TO ({end})", quote_literal(&range.start)))
+    }
+
+    fn is_below(&self, prefix: &str) -> bool {
+        self.prefix != prefix && self.prefix.starts_with(prefix)
+    }
+}
+
+/// The place that the ids of a prefix have without a route of their own.
+fn enclosing(routes: &[Route], prefix: &str) -> Place {
+    let above = routes.iter().filter(|route| route.prefix != prefix && prefix.starts_with(&route.prefix));
+    match above.max_by_key(|route| route.prefix.len()) {
+        Some(route) => route.place(),
+        None => Place { node: table("items"), rest: table("items_default") },
+    }
+}
+
+/// The routes that are below a prefix with none between.
+fn directly_below<'a>(routes: &'a [Route], prefix: &str) -> Vec<&'a Route> {
+    let below = |route: &&Route| route.is_below(prefix);
+    let is_direct = |route: &&Route| !routes.iter().filter(below).any(|above| route.is_below(&above.prefix));
+    routes.iter().filter(below).filter(is_direct).collect()
+}
+
+/// Keeps everybody else from the items and returns the routes there are.
+fn begin(client: &mut SpiClient<'_>) -> Outcome<Vec<Route>> {
+    client.update("LOCK TABLE tandem.items IN ACCESS EXCLUSIVE MODE", None, &[])?;
+    let mut routes = Vec::new();
+    for row in client.update("SELECT r.prefix, r.table_name, r.number FROM tandem.routes r", None, &[])? {
+        routes.push(Route {
+            prefix: row.get::<String>(1)?.unwrap_or_default(),
+            table: row.get::<String>(2)?.unwrap_or_default(),
+            number: row.get::<i64>(3)?.unwrap_or(0),
+        });
+    }
+    Ok(routes)
+}
+
+fn check(client: &mut SpiClient<'_>, prefix: &str, name: &str, routes: &[Route]) -> Outcome<()> {
+    if prefix.is_empty() {
+        return Err(Error::invalid("prefix", "is empty", "give the beginning of the ids to route").into());
+    }
+    Range::of_prefix(prefix)?;
+    let mut letters = name.bytes();
+    let is_name = letters.next().is_some_and(|first| first.is_ascii_lowercase() || first == b'_')
+        && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_')
+        && name.len() <= NAME_BYTES_MAX;
+    if !is_name {
+        return Err(Error::invalid(
+            format!("table name {}", shown(name)),
+            "is not usable",
+            format!("give 1 to {NAME_BYTES_MAX} of a-z, 0-9 and _, not beginning with a digit"),
+        )
+        .into());
+    }
+    if let Some(route) = routes.iter().find(|route| route.prefix == prefix) {
+        return Err(Error::invalid(
+            format!("prefix {}", shown(prefix)),
+            format!("is routed to table {} already", shown(&route.table)),
+            "unroute it first",
+        )
+        .into());
+    }
+    let taken = client.update(
+        "SELECT FROM pg_catalog.pg_type t WHERE t.typnamespace = 'tandem'::regnamespace AND t.typname = $1 \
+         UNION ALL \
+         SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = 'tandem'::regnamespace AND c.relname = $1",
+        None,
+        &[name.into()],
+    )?;
+    if !taken.is_empty() {
+        return Err(Error::invalid(
+            format!("table name {}", shown(name)),
+            "is taken in schema tandem",
+            "give another name",
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn run(client: &mut SpiClient<'_>, statement: &str) -> Outcome<u64> {
+    Ok(client.update(statement, None, &[])?.len() as u64)
+}
+
+/// Runs a statement that moves rows out of an attached table or into it, without a trace in the log. Returns the
+/// number that it counts.
+fn moving(client: &mut SpiClient<'_>, attached: &str, statement: &str) -> Outcome<i64> {
+    let triggers =
+        |word| format!("ALTER TABLE {attached} {word} TRIGGER tandem_insert, {word} TRIGGER tandem_delete");
+    run(client, &triggers("DISABLE"))?;
+    let own = store::OwnWrite::begin();
+    let moved = client.update(statement, None, &[])?;
+    drop(own);
+    let moved = moved.first().get_one::<i64>()?.unwrap_or(0);
+    run(client, &triggers("ENABLE"))?;
+    Ok(moved)
+}
+
+/// Puts the nodes of routes below another one.
+fn rehang(client: &mut SpiClient<'_>, routes: &[&Route], from: &str, to: &str) -> Outcome<()> {
+    for route in routes {
+        let node = route.place().node;
+        run(client, &format!("ALTER TABLE {from} DETACH PARTITION {node}"))?;
+        run(client, &format!("ALTER TABLE {to} ATTACH PARTITION {node} {}", route.bounds()?))?;
+    }
+    Ok(())
+}
+
+/// Routes the ids under a prefix to a new table. Returns how many items moved there. Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn route(prefix: &str, table_name: &str) -> i64 {
+    answer(Spi::connect_mut(|client| {
+        let routes = begin(client)?;
+        let number = routes.iter().map(|route| route.number).max().unwrap_or(0) + 1;
+        let moved = make(client, prefix, table_name, number, &routes)?;
+        client.update(
+            "INSERT INTO tandem.routes (prefix, table_name, number) VALUES ($1, $2, $3)",
+            None,
+            &[prefix.into(), table_name.into(), number.into()],
+        )?;
+        Ok(moved)
+    }))
+}
+
+/// Makes the tables of a row of `tandem.routes`, unless they are there. Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn make_route(prefix: &str, table_name: &str, number: i64) {
+    answer(Spi::connect_mut(|client| -> Outcome<()> {
+        let routes = begin(client)?;
+        let place = Route { prefix: prefix.to_owned(), table: table_name.to_owned(), number }.place();
+        let there = client.update(
+            "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL",
+            None,
+            &[place.node.into(), place.rest.into()],
+        )?;
+        if there.first().get_one::<bool>()? != Some(true) {
+            make(client, prefix, table_name, number, &routes)?;
+        }
+        Ok(())
+    }));
+}
+
+fn make(client: &mut SpiClient<'_>, prefix: &str, name: &str, number: i64, routes: &[Route]) -> Outcome<i64> {
+    check(client, prefix, name, routes)?;
+    let route = Route { prefix: prefix.to_owned(), table: name.to_owned(), number };
+    let (above, own, bounds) = (enclosing(routes, prefix), route.place(), route.bounds()?);
+    let (node, rest) = (&own.node, &own.rest);
+    run(
+        client,
+        &format!(
+            "CREATE TABLE {node} (LIKE tandem.items INCLUDING ALL EXCLUDING COMMENTS) PARTITION BY RANGE (id)"
+        ),
+    )?;
+    // The rows come before the indexes, which are made when the table is attached.
+    run(
+        client,
+        &format!(
+            "CREATE TABLE {rest} (LIKE tandem.items INCLUDING ALL EXCLUDING COMMENTS EXCLUDING INDEXES)"
+        ),
+    )?;
+    let range = Range::of_prefix(prefix)?;
+    let before_end = range.end.map_or_else(String::new, |end| format!("AND id < {}", quote_literal(end)));
+    let take = format!(
+        "WITH moved AS (DELETE FROM {} WHERE id >= {} {before_end} RETURNING *), \
+         put AS (INSERT INTO {rest} SELECT * FROM moved RETURNING 1) SELECT count(*) FROM put",
+        above.rest,
+        quote_literal(range.start)
+    );
+    let moved = moving(client, &above.rest, &take)?;
+    run(client, &format!("ALTER TABLE {node} ATTACH PARTITION {rest} DEFAULT"))?;
+    rehang(client, &directly_below(routes, prefix), &above.node, node)?;
+    run(client, &format!("ALTER TABLE {} ATTACH PARTITION {node} {bounds}", above.node))?;
+    for (table, has_rows) in [(node, false), (rest, true)] {
+        own_as_items(client, table)?;
+        client.update(
+            "SELECT tandem.add_triggers($1::regclass, $2)",
+            None,
+            &[table.as_str().into(), has_rows.into()],
+        )?;
+    }
+    Ok(moved)
+}
+
+/// Gives a table owner and rights of `items`, and makes it one of the extension's: a dump then leaves it to the row
+/// in `tandem.routes`, and nobody drops it by mistake.
+fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
+    let owner = client.update(
+        "SELECT r.rolname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner \
+         WHERE c.oid = 'tandem.items'::regclass",
+        None,
+        &[],
+    )?;
+    let owner = owner.first().get_one::<String>()?.unwrap_or_default();
+    run(client, &format!("ALTER TABLE {table} OWNER TO {}", quote_identifier(owner)))?;
+    run(client, &format!("GRANT SELECT ON {table} TO tandem_reader, tandem_writer"))?;
+    run(client, &format!("GRANT INSERT, UPDATE, DELETE ON {table} TO tandem_writer"))?;
+    run(client, &format!("ALTER EXTENSION tandem ADD TABLE {table}"))?;
+    Ok(())
+}
+
+/// Moves the items under a routed prefix back to where they would be without, and drops the table. Returns how many
+/// moved. Errors: `NOTFOUND`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn unroute(prefix: &str) -> i64 {
+    answer(Spi::connect_mut(|client| {
+        let routes = begin(client)?;
+        let Some(route) = routes.iter().find(|route| route.prefix == prefix) else {
+            return Err(Error::NotFound { what: format!("route of prefix {}", shown(prefix)) }.into());
+        };
+        let (above, own) = (enclosing(&routes, prefix), route.place());
+        run(client, &format!("ALTER TABLE {} DETACH PARTITION {}", above.node, own.node))?;
+        // The table keeps its indexes, and loses the triggers that it has of `items`.
+        run(client, &format!("ALTER TABLE {} DETACH PARTITION {}", own.node, own.rest))?;
+        let give = format!(
+            "WITH put AS (INSERT INTO {} SELECT * FROM {} RETURNING 1) SELECT count(*) FROM put",
+            above.rest, own.rest
+        );
+        let moved = moving(client, &above.rest, &give)?;
+        rehang(client, &directly_below(&routes, prefix), &own.node, &above.node)?;
+        for table in [&own.node, &own.rest] {
+            run(client, &format!("ALTER EXTENSION tandem DROP TABLE {table}"))?;
+            run(client, &format!("DROP TABLE {table}"))?;
+        }
+        client.update("DELETE FROM tandem.routes WHERE prefix = $1", None, &[prefix.into()])?;
+        Ok(moved)
+    }))
+}
