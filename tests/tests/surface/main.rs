@@ -220,7 +220,6 @@ fn both_engines_answer_alike() {
 /// Routes change where rows lie and nothing else: prefixes of whole topics, of parts of them, of pages that begin
 /// in one partition and end in another, and of single items.
 #[test]
-#[ignore = "tandem.route is not there yet"]
 fn both_engines_answer_alike_when_ids_are_routed() {
     hold_the_table(|client| {
         let routes =
