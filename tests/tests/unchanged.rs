@@ -150,7 +150,8 @@ fn hold(
 #[test]
 fn what_changes_nothing_leaves_no_row_in_the_log() {
     // Folded by hand alone, so that what is dirty stays so until it is looked at.
-    let options = pg::Options { preload: false, ..pg::Options::default() };
+    let quiet = vec!["autovacuum = off".to_owned()];
+    let options = pg::Options { preload: false, settings: quiet, ..pg::Options::default() };
     let server = Postgres::with_extension(&options);
     let (mut client, mut folder, mut counter) = (server.connect(), server.connect(), server.connect());
     hold(

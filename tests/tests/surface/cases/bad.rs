@@ -140,8 +140,6 @@ pub fn options() -> Vec<Case> {
         ("mremove.none", odd(&["TANDEM.MREMOVE"], "delete_many()", "42883")),
         ("batch.none", odd(&["TANDEM.BATCH"], "batch()", "42883")),
         ("batch.option", odd(&["TANDEM.BATCH", "[]", "LOCAL"], "batch('[]', local => true)", "42883")),
-        ("state.none", odd(&["TANDEM.STATE"], "state()", "42883")),
-        ("state.unknown", odd(&["TANDEM.STATE", "BURN", "s"], "burn_state('s')", "42883")),
         ("state.list.none", odd(&["TANDEM.STATE", "LIST"], "list_state()", "42883")),
         ("state.set.few", odd(&["TANDEM.STATE", "SET", "a"], "set_state('a')", "42883")),
         ("state.move.few", odd(&["TANDEM.STATE", "MOVE", "a", "s"], "move_state('a', 's')", "42883")),
@@ -151,6 +149,13 @@ pub fn options() -> Vec<Case> {
         ("merkle.hash.none", odd(&["TANDEM.MERKLE", "HASH"], "merkle_hash()", "42883")),
         ("merkle.node.none", odd(&["TANDEM.MERKLE", "NODE"], "merkle_node()", "42883")),
     ];
+    // A container of subcommands is Redis' own, and so is its refusal.
+    let own = |words: &[&str], sql: &str| {
+        let (request, _) = odd(words, sql, "42883");
+        read(format!("odd.{sql}"), vec![], request, Expect::RefusedApart { sql: "42883", redis: "ERR" })
+    };
+    cases.push(own(&["TANDEM.STATE"], "state()"));
+    cases.push(own(&["TANDEM.STATE", "BURN", "s"], "burn_state('s')"));
     cases.extend(
         odds.into_iter()
             .map(|(name, (request, expect))| read(format!("odd.{name}"), vec![], request, expect)),

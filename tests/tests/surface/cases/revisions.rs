@@ -2,7 +2,7 @@
 
 use super::*;
 use tandem_shared::codec::encode;
-use tandem_shared::{Audit, Body, Content, ContentType, Revision, State, Timestamp, Version};
+use tandem_shared::{Audit, Body, Content, ContentType, DigestKey, Revision, State, Timestamp, Version};
 
 const THEN: u64 = 1_600_000_000_000;
 
@@ -32,8 +32,16 @@ pub fn apply(id: &str, version: u64, payload: Option<&str>) -> Request {
     apply_at(id, version, THEN, payload)
 }
 
+/// Two revisions of one version and one moment: the one that loses, and the one that wins by its digest.
+fn by_digest(id: &str) -> [Request; 2] {
+    let mut both = ["[1]", "[2]"].map(|payload| revision(4, THEN, Some(payload)));
+    both.sort_by_key(|revision| revision.digest(&DigestKey::new(b""), id).map(|digest| digest.0));
+    both.map(|revision| apply_raw(id, &encode(&revision)))
+}
+
 pub fn cases() -> Vec<Case> {
     let mut cases = joins();
+    cases.extend(ties());
     cases.extend(refused());
     cases
 }
@@ -81,6 +89,31 @@ fn joins() -> Vec<Case> {
             apply("apply.put", 2, Some("[2]")),
             answer("applied"),
         ),
+    ]
+}
+
+/// Equal versions: the later one, then a tombstone, then the greater digest.
+fn ties() -> Vec<Case> {
+    let answer = |word: &str| is(Answer::text(word));
+    let [less, greater] = by_digest("tie.digest");
+    let [less_again, greater_again] = by_digest("tie.digest");
+    vec![
+        write("tie.digest.greater", vec![less], greater, answer("applied")),
+        read("tie.digest.less", vec![], less_again, answer("stale")),
+        read("tie.digest.same", vec![], greater_again, answer("unchanged")),
+        read("tie.digest.verify", vec![], Request::Verify, Expect::Fields(vec![("ok", number(1))])),
+        write(
+            "tie.live.after.tombstone",
+            vec![apply("tie.live", 4, None)],
+            apply_at("tie.live", 4, THEN + 1, Some("[1]")),
+            answer("applied"),
+        ),
+        read("tie.live.after.tombstone.read", vec![], get("tie.live"), payload("[1]")),
+        read("tie.tombstone.before.live", vec![], apply("tie.live", 4, None), answer("stale")),
+        write("tie.tombstone.at.once", vec![], apply_at("tie.live", 4, THEN + 1, None), answer("applied")),
+        read("tie.tombstone.again", vec![], apply_at("tie.live", 4, THEN, None), answer("stale")),
+        write("tie.tombstone.later", vec![], apply_at("tie.live", 4, THEN + 2, None), answer("applied")),
+        write("tie.counts.on", vec![], put("tie.live", "1"), version(5, 1)),
     ]
 }
 
