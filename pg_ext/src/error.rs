@@ -48,9 +48,13 @@ pub fn answer<T>(outcome: Outcome<T>) -> T {
 }
 
 fn raise(error: &Error) -> ! {
-    ErrorReport::new(sql_state(error.code()), error.to_string(), "tandem")
-        .set_detail(format!("code {}", error.code().as_str()))
-        .report(PgLogLevel::ERROR);
+    let report = ErrorReport::new(sql_state(error.code()), error.to_string(), "tandem")
+        .set_detail(format!("code {}", error.code().as_str()));
+    match error.remedy() {
+        Some(remedy) => report.set_hint(remedy),
+        None => report,
+    }
+    .report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
 }
 

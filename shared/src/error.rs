@@ -216,6 +216,11 @@ impl Error {
         }
     }
 
+    /// What to do about it, as the message ends.
+    pub fn remedy(&self) -> Option<String> {
+        self.to_string().rsplit_once("; ").map(|(_, remedy)| remedy.to_owned())
+    }
+
     /// An argument is refused.
     pub fn invalid(what: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Invalid { what: what.into(), problem: problem.into(), remedy: remedy.into() }
