@@ -88,6 +88,7 @@ redis_module! {
     info: info,
     commands: [
         ["tandem.put", command(items::put), "write deny-oom", 1, 1, 1, ""],
+        ["tandem.getorput", command(items::get_or_put), "write deny-oom", 1, 1, 1, ""],
         ["tandem.merge", command(items::merge), "write deny-oom", 1, 1, 1, ""],
         ["tandem.get", command(items::get), "readonly fast", 1, 1, 1, ""],
         ["tandem.mget", command(items::mget), "readonly", 1, -1, 1, ""],

@@ -13,6 +13,29 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1 AS $$
     SELECT (tandem.item_of(i)).* FROM tandem.items i WHERE i.id = tandem.check_id($1)
 $$;
 
+-- Of many callers at once one writes; the others wait for its transaction and read what it wrote.
+CREATE FUNCTION tandem.get_or_put(id text, payload text, state text DEFAULT NULL, audit text DEFAULT NULL,
+    type text DEFAULT NULL, local boolean DEFAULT false) RETURNS tandem.item
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    stored tandem.item;
+BEGIN
+    LOOP
+        SELECT (tandem.item_of(i)).* INTO stored FROM tandem.items i WHERE i.id = tandem.check_id($1);
+        IF FOUND THEN
+            RETURN stored;
+        END IF;
+        BEGIN
+            PERFORM tandem.put($1, $2, state => $3, if_absent => true, audit => $4, type => $5, local => $6);
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tandem.get_or_put IS 'the item, written first if there is none; of many callers at once exactly one writes';
+
 CREATE FUNCTION tandem.get_many(ids text[]) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
     SELECT (tandem.item_of(i)).*
