@@ -10,8 +10,41 @@ static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
 static CONTENT_MAX: GucSetting<i32> = GucSetting::<i32>::new(CONTENT_BYTES_MAX as i32);
 
+static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Files for TLS to Redis, those that are set.
+pub struct TlsFiles {
+    /// Certificates of authorities.
+    pub ca: Option<String>,
+    /// The worker's certificate.
+    pub cert: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+}
+
+/// The files for TLS.
+pub fn tls_files() -> TlsFiles {
+    let path =
+        |setting: &GucSetting<Option<CString>>| Some(text(setting.get())).filter(|path| !path.is_empty());
+    TlsFiles { ca: path(&TLS_CA_FILE), cert: path(&TLS_CERT_FILE), key: path(&TLS_KEY_FILE) }
+}
+
 /// Defines the settings.
 pub fn define() {
+    for (name, what, setting) in [
+        (
+            c"tandem.tls_ca_file",
+            c"Certificates that Redis' own is checked against; the system's if empty",
+            &TLS_CA_FILE,
+        ),
+        (c"tandem.tls_cert_file", c"Certificate that the worker shows to Redis", &TLS_CERT_FILE),
+        (c"tandem.tls_key_file", c"Key of tandem.tls_cert_file", &TLS_KEY_FILE),
+    ] {
+        let flags = GucFlags::SUPERUSER_ONLY;
+        GucRegistry::define_string_guc(name, what, c"A file in PEM.", setting, GucContext::Sighup, flags);
+    }
     GucRegistry::define_string_guc(
         c"tandem.digest_secret",
         c"Secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",

@@ -6,6 +6,7 @@ mod manager;
 mod remote;
 mod repair;
 mod session;
+mod tls;
 mod transaction;
 
 pub use connection::{Broken, Connection, check_url};
