@@ -72,11 +72,17 @@ fn interrupts() {
 
 /// Waits for a signal or the time.
 fn wait(time: Duration) {
+    sleep(time);
+    interrupts();
+}
+
+/// Sleeps in any session, not only in a worker's; a cancel or a SIGTERM ends it.
+pub fn sleep(time: Duration) {
     // SAFETY: MyLatch is this process' own latch.
     unsafe {
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time.as_millis() as i64, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    interrupts();
+    pg_sys::check_for_interrupts!();
 }
