@@ -4,6 +4,7 @@
 mod columns;
 mod read;
 mod session;
+mod subtransaction;
 mod write;
 
 pub use read::{fetch, payload_hash};
@@ -15,8 +16,9 @@ use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use read::{Current, Wanted, fetch_one, lock};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
+use subtransaction::undoable;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
@@ -70,42 +72,64 @@ pub fn run_one(id: &str, operation: Operation) -> Outcome<Done> {
     done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
 }
 
+/// Attempts to come first, or to see who did.
+const ATTEMPTS_MAX: usize = 1000;
+
 type Name = fn(Failure, usize, &str) -> Failure;
 
 fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done>> {
-    let mut done: Vec<Option<Done>> = operations.iter().map(|_| None).collect();
-    let mut rest: Vec<Placed> = operations
+    let operations: Vec<Placed> = operations
         .into_iter()
         .enumerate()
         .map(|(place, (id, operation))| Placed { place, id, operation })
         .collect();
+    for _ in 0..ATTEMPTS_MAX {
+        // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a ring
+        // with others. A single operation has stored nothing then.
+        let done = match operations.as_slice() {
+            [_] => attempt(&operations, name)?,
+            all => undoable(|| attempt(all, name))?,
+        };
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
+    // What is there and never to be seen: row security hides it.
+    Err(Error::invalid(
+        "id",
+        "is taken by an item that this role may not see",
+        "choose another id, or ask for a policy that shows it",
+    )
+    .into())
+}
+
+/// Runs operations in order. None if another writer was first with an id: it is there now, and all is to be decided
+/// anew.
+fn attempt(operations: &[Placed], name: Name) -> Outcome<Option<Vec<Done>>> {
+    let mut done = Vec::with_capacity(operations.len());
+    let mut rest = operations;
     // An id that occurs twice is decided twice, the second time on what the first left.
     while !rest.is_empty() {
-        let (round, later) = distinct(rest);
-        let mut again = Vec::new();
-        for (place, result) in run_round(round, &mut again, name)? {
-            if let Some(slot) = done.get_mut(place) {
-                *slot = Some(result);
-            }
+        let (round, later) = rest.split_at(distinct(rest));
+        match run_round(round, name)? {
+            Some(results) => done.extend(results),
+            None => return Ok(None),
         }
-        again.extend(later);
-        rest = again;
+        rest = later;
     }
-    Ok(done.into_iter().flatten().collect())
+    Ok(Some(done))
 }
 
-/// The operations up to the first on an id that occurs before it, and the others: they are decided in order, so that
-/// the first that is at fault is the one that is named.
-fn distinct(mut operations: Vec<Placed>) -> (Vec<Placed>, Vec<Placed>) {
+/// The number of operations before the first on an id that has occurred: they are decided in order, so that the first
+/// that is at fault is the one that is named.
+fn distinct(operations: &[Placed]) -> usize {
     let mut met = HashSet::with_capacity(operations.len());
     let cut = operations.iter().position(|placed| !met.insert(placed.id.as_str()));
-    let later = operations.split_off(cut.unwrap_or(operations.len()));
-    (operations, later)
+    cut.unwrap_or(operations.len())
 }
 
-/// Runs operations on distinct ids. Those that lost a race for a first put are added to `again`: their id is there
-/// now, and they are to be decided on what is there.
-fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome<Vec<(usize, Done)>> {
+/// Runs operations on distinct ids. None if another writer was first with one of them.
+fn run_round(round: &[Placed], name: Name) -> Outcome<Option<Vec<Done>>> {
     let key = settings::digest_key();
     let now = now();
     planning::by_index(|| {
@@ -114,23 +138,15 @@ fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome
             let absent = Current::default();
             let mut done = Vec::with_capacity(round.len());
             let mut writes = Writes::default();
-            let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
             for Placed { place, id, operation } in round {
-                let stored = current.get(&id).unwrap_or(&absent);
-                let kept = (stored.locality() != Some(false)).then(|| operation.clone());
-                let (result, decision) = decide(client, &key, &id, stored, operation, now)
-                    .map_err(|failure| name(failure, place, &id))?;
-                done.push((place, result));
-                writes.add(&id, decision, stored)?;
-                firsts.extend(kept.map(|operation| (id, (place, operation))));
+                let stored = current.get(id).unwrap_or(&absent);
+                let (result, decision) = decide(client, &key, id, stored, operation.clone(), now)
+                    .map_err(|failure| name(failure, *place, id))?;
+                done.push(result);
+                writes.add(id, decision, stored)?;
             }
-            for id in writes.store(client)? {
-                if let Some((place, operation)) = firsts.remove(&id) {
-                    again.push(Placed { place, id, operation });
-                }
-            }
-            again.sort_unstable_by_key(|placed| placed.place);
-            Ok(done)
+            let late = writes.store(client)?;
+            Ok(late.is_empty().then_some(done))
         })
     })
 }

@@ -1,0 +1,28 @@
+//! Work that can be undone within the caller's transaction.
+
+use crate::error::Outcome;
+use pgrx::pg_sys;
+
+/// Runs `work` in a subtransaction. What it did stays if it returns a value; with nothing or an error it is undone, and
+/// the locks it took are let go. A server error inside ends the caller's transaction, as everywhere.
+pub fn undoable<T>(work: impl FnOnce() -> Outcome<Option<T>>) -> Outcome<Option<T>> {
+    // SAFETY: plain reads of the backend's own state, which are put back below, as PL/pgSQL does around a block with
+    // an exception clause.
+    let (memory, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+    // SAFETY: a function runs inside a transaction; without a name the subtransaction has none.
+    unsafe {
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+    }
+    let result = work();
+    // SAFETY: ends the subtransaction begun above: `work` leaves none open, as each that it begins ends here too.
+    unsafe {
+        match &result {
+            Ok(Some(_)) => pg_sys::ReleaseCurrentSubTransaction(),
+            _ => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    result
+}
