@@ -44,8 +44,6 @@ mod reply;
 mod settings;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod store;
-#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
-mod waiting;
 
 use commands::{batches, effect, items, link, merkle, pages, states, wait};
 use datatype::ITEM_TYPE;

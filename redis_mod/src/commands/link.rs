@@ -1,7 +1,7 @@
 //! TANDEM.LINK: the half of a link that runs here. Postgres dials; these are the commands of its worker.
 
 use crate::args::{Args, unknown_option};
-use crate::blocked;
+use crate::blocked::{self, Awaited};
 use crate::datatype::key_check;
 use crate::engine;
 use crate::item::Item;
@@ -9,7 +9,6 @@ use crate::keys;
 use crate::pending::EVERYTHING;
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
-use crate::waiting;
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::error::shown;
@@ -95,7 +94,6 @@ fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
-        waiting::wake(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -138,7 +136,7 @@ fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     if ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
         answer_pull(context, &pull)?;
     } else {
-        blocked::block(context, database, pull, block_ms);
+        blocked::block(context, database, Awaited::Pull(pull), block_ms);
     }
     Ok(RedisValue::NoReply)
 }
@@ -205,7 +203,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let forgotten =
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
-    waiting::wake(database);
+    blocked::wake(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 

@@ -1,9 +1,9 @@
 //! TANDEM.WAIT: write-through for who asks for it.
 
 use crate::args::Args;
+use crate::blocked::{self, Awaited, caught_up};
 use crate::engine;
 use crate::store::selected;
-use crate::waiting::{self, Wait, caught_up};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::Result;
 use tandem_shared::request::check_wait;
@@ -22,6 +22,6 @@ pub fn wait(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     if all || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
         return Ok(RedisValue::Integer(i64::try_from(count).unwrap_or(i64::MAX)));
     }
-    waiting::block(context, Wait { database, seq }, timeout_ms);
+    blocked::block(context, database, Awaited::Acknowledged(seq), timeout_ms);
     Ok(RedisValue::NoReply)
 }
