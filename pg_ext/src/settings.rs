@@ -14,6 +14,9 @@ static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+static CHECKS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(20);
+static REPORT_ROWS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
 /// Files for TLS to Redis, those that are set.
 pub struct TlsFiles {
     /// Certificates of authorities.
@@ -45,6 +48,26 @@ pub fn define() {
         let flags = GucFlags::SUPERUSER_ONLY;
         GucRegistry::define_string_guc(name, what, c"A file in PEM.", setting, GucContext::Sighup, flags);
     }
+    GucRegistry::define_int_guc(
+        c"tandem.checks_kept",
+        c"Runs of checks of each link that tandem.checks and tandem.reports keep",
+        c"",
+        &CHECKS_KEPT,
+        1,
+        100_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.report_rows_max",
+        c"Ids that tandem.reports names of one run of a check; the counts are of all",
+        c"",
+        &REPORT_ROWS_MAX,
+        0,
+        10_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"tandem.digest_secret",
         c"Secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
@@ -90,6 +113,16 @@ pub fn databases() -> Vec<String> {
 /// Largest content accepted, in bytes.
 pub fn content_bytes_max() -> usize {
     usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX)
+}
+
+/// Runs of checks kept of each link.
+pub fn checks_kept() -> i32 {
+    CHECKS_KEPT.get()
+}
+
+/// Ids that a report names.
+pub fn report_rows_max() -> usize {
+    usize::try_from(REPORT_ROWS_MAX.get()).unwrap_or(0)
 }
 
 /// The key of digests under the present secret.

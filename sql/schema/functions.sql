@@ -172,13 +172,17 @@ COMMENT ON FUNCTION tandem.log_position IS 'the position after which the next ch
 
 CREATE FUNCTION tandem.links() RETURNS TABLE (name text, mode text, prefix text, direction text, paused boolean,
     state text, pulled bigint, pushed bigint, waiting bigint, last_error text, last_error_at timestamptz,
-    last_check_at timestamptz, last_check_answer text)
+    check_every interval, last_check_at timestamptz, last_check_answer text, last_check_reason text,
+    last_check_differences bigint, last_check_repaired bigint, last_check_ranges bigint, last_check_bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT l.name, l.mode, l.prefix, l.direction, l.paused, l.state, l.pulled, l.pushed,
         (SELECT count(*) FROM tandem.changes c WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
             AND c.origin IS DISTINCT FROM l.name),
-        l.last_error, l.last_error_at, l.last_check_at, l.last_check_answer
-    FROM tandem.links l ORDER BY l.name
+        l.last_error, l.last_error_at, l.check_every, k.finished_at, k.answer, k.reason, k.differences, k.repaired,
+        k.ranges, k.bytes
+    FROM tandem.links l LEFT JOIN LATERAL (SELECT * FROM tandem.checks c
+        WHERE c.link = l.name AND c.finished_at IS NOT NULL ORDER BY c.run DESC LIMIT 1) k ON true
+    ORDER BY l.name
 $$;
 COMMENT ON FUNCTION tandem.links IS 'the links, without their addresses: those hold passwords';
 
@@ -194,6 +198,14 @@ LANGUAGE sql STABLE AS $$
     UNION ALL SELECT 'dead_letters', (SELECT count(*)::text FROM tandem.dead_letters)
     UNION ALL SELECT 'link ' || l.name, l.state || CASE WHEN l.paused THEN ' (paused)' ELSE '' END
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
+$$;
+
+-- Forgets all but the last runs of checks of each link, and those of links that are gone.
+CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM tandem.checks c WHERE c.run IN (
+        SELECT o.run FROM (SELECT a.run, a.link, row_number() OVER (PARTITION BY a.link ORDER BY a.run DESC) AS age
+            FROM tandem.checks a) o
+        WHERE o.age > kept OR NOT EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link))
 $$;
 
 -- Moves the log on to the next slot when the present one has grown or aged, and empties the one after that, if every

@@ -105,9 +105,48 @@ CREATE TABLE tandem.links (
     pushed bigint NOT NULL DEFAULT 0,
     last_error text,
     last_error_at timestamptz,
-    last_check_at timestamptz,
-    last_check_answer text
+    check_every interval CHECK (check_every > interval '0')
 ) WITH (fillfactor = 50);
+
+-- Runs of checks. A run has a row of its own, so that nobody waits for who checks inside a longer transaction; the
+-- manager keeps the last of each link.
+CREATE TABLE tandem.checks (
+    run bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    link text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('attach', 'scheduled', 'reconcile')),
+    prefix text COLLATE "C" NOT NULL,
+    dry_run boolean NOT NULL,
+    phase text NOT NULL CHECK (phase IN ('comparing', 'mending', 'done')),
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    answer text CHECK (answer IN ('equal', 'differs', 'incomplete')),
+    reason text,
+    differences bigint NOT NULL DEFAULT 0,
+    repaired bigint NOT NULL DEFAULT 0,
+    pending bigint NOT NULL DEFAULT 0,
+    ranges bigint NOT NULL DEFAULT 0,
+    rounds bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX checks_link ON tandem.checks (link, run);
+COMMENT ON TABLE tandem.checks IS 'the last runs of checks of each link, with what they answered and counted';
+
+CREATE TABLE tandem.reports (
+    run bigint NOT NULL REFERENCES tandem.checks ON DELETE CASCADE,
+    link text NOT NULL,
+    started_at timestamptz NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    differed text NOT NULL,
+    done text NOT NULL CHECK (done IN ('pulled', 'pushed', 'nothing', 'refused')),
+    reason text
+);
+CREATE INDEX reports_run ON tandem.reports (run, id);
+COMMENT ON TABLE tandem.reports IS 'ids that differed in the last runs of checks, and what was done about each';
+
+CREATE VIEW tandem.check_progress AS
+    SELECT c.link, c.kind, c.phase, c.ranges, c.differences, c.repaired, c.started_at
+    FROM tandem.checks c WHERE c.finished_at IS NULL;
+COMMENT ON VIEW tandem.check_progress IS 'checks that the links run at this moment';
 
 CREATE TABLE tandem.conflicts (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -3,6 +3,7 @@
 use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::planning;
+use crate::snapshot;
 use crate::worker;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -39,19 +40,8 @@ fn wait_synced(timeout_ms: Option<i64>) -> i64 {
     })())
 }
 
-/// Reads with a snapshot of this moment, whatever the isolation of the transaction.
 fn now<T>(read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    struct Pushed;
-    impl Drop for Pushed {
-        fn drop(&mut self) {
-            // SAFETY: pops the snapshot that was pushed below.
-            unsafe { pg_sys::PopActiveSnapshot() };
-        }
-    }
-    // SAFETY: inside a transaction; the snapshot is copied as it is pushed.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-    let _pushed = Pushed;
-    planning::by_index(read)
+    snapshot::of_this_moment(|| planning::by_index(read))
 }
 
 /// The last change that is committed. It may lie above what links may read yet, while an older transaction runs.

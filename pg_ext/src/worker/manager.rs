@@ -2,6 +2,7 @@
 
 use super::transaction::transaction;
 use super::{attach_signals, wait};
+use crate::settings;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -35,6 +36,9 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
             report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
+            report(transaction(|| {
+                Ok(Spi::run_with_args("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])?)
+            }));
         }
         start_sessions(&database);
         wait(ROUND);

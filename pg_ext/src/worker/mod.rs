@@ -1,6 +1,7 @@
 //! The background workers: one manager a database that is listed in `tandem.databases`, and one session a link.
 //! All of it needs the library in `shared_preload_libraries`.
 
+mod checks;
 mod connection;
 mod manager;
 mod remote;
@@ -9,10 +10,12 @@ mod session;
 mod tls;
 mod transaction;
 
+pub use checks::{Run, begin, finish};
 pub use connection::{Broken, Connection, check_url};
 pub use remote::Remote;
-pub use repair::{Local, Report, Ways, check};
+pub use repair::{Local, Report, Task, Ways, check};
 pub use session::ranges;
+pub use transaction::{Failed, savepoint};
 
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};

@@ -146,13 +146,16 @@ impl Remote<'_> {
         Ok(found)
     }
 
-    /// How many of the ids wait in Redis for a link.
-    pub fn pending(&mut self, ids: &[String]) -> Result<u64, Broken> {
+    /// Whether each of the ids waits in Redis for a link.
+    pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
         if ids.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
-        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("PENDING").arg(ids))?)?;
-        replies.iter().map(integer).sum()
+        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("WAITS").arg(link).arg(ids))?)?;
+        if replies.len() != ids.len() {
+            return Err(malformed());
+        }
+        replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
     }
 }
 

@@ -4,9 +4,10 @@
 //!
 //! No transaction is open while it talks to Redis.
 
+use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Ways, check, push};
+use super::repair::{Local, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
@@ -65,6 +66,8 @@ struct Link {
     position: (i64, i64),
     needs_check: bool,
     run: Option<String>,
+    /// The schedule asks for a check.
+    check_due: bool,
 }
 
 struct Session {
@@ -72,13 +75,29 @@ struct Session {
     link: Option<Link>,
 }
 
-/// Transactions of the worker's own.
-struct Own;
+/// Transactions of the worker's own, in a run of a check.
+struct Own {
+    run: i64,
+    told: Option<(&'static str, Instant)>,
+}
 
 impl Local for Own {
     fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        self.attempt(work).map_err(|error| Broken(error.message))
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
         interrupts();
-        transaction(work).map_err(|error| Broken(error.message))
+        transaction(work)
+    }
+
+    fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
+        if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
+            return Ok(());
+        }
+        self.told = Some((phase, Instant::now()));
+        let run = self.run;
+        self.run(|| checks::tell(run, phase, report))
     }
 }
 
@@ -133,7 +152,7 @@ impl Session {
         let key_check = hex(&settings::digest_key().check());
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
         if fresh || link.needs_check || link.run.as_deref() != Some(run.as_str()) {
-            self.whole_check(&mut talk, &mut link, &run)?;
+            self.whole_check(&mut talk, &mut link, &run, "attach")?;
         }
         self.set("state = 'streaming', last_error = NULL")?;
         pgrx::log!("tandem link {}: streaming", self.name);
@@ -155,7 +174,7 @@ impl Session {
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     let everything = self.join(&mut talk, &link, pulled)?;
                     if everything {
-                        self.whole_check(&mut talk, &mut link, &run)?;
+                        self.whole_check(&mut talk, &mut link, &run, "attach")?;
                         self.set("state = 'streaming'")?;
                     }
                     Remote(&mut talk).acknowledge(&self.name, &run, last)?;
@@ -167,6 +186,10 @@ impl Session {
                 if !self.load()? {
                     return Ok(());
                 }
+                if self.link.as_ref().is_some_and(|link| link.check_due) {
+                    self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
+                    self.set("state = 'streaming'")?;
+                }
             }
         }
     }
@@ -177,7 +200,10 @@ impl Session {
         let row = transaction(move || {
             Spi::connect(|client| {
                 let rows = client.select(
-                    "SELECT url, prefix, direction, pushed_xid, pushed_seq, needs_check, run, paused FROM tandem.links WHERE name = $1",
+                    "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
+                        l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
+                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now() \
+                     FROM tandem.links l WHERE l.name = $1",
                     None,
                     &[name.into()],
                 )?;
@@ -190,6 +216,7 @@ impl Session {
                     position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
+                    check_due: row.get::<bool>(9)? == Some(true),
                 };
                 Ok(Some((link, row.get::<bool>(8)? == Some(true))))
             })
@@ -217,20 +244,19 @@ impl Session {
     }
 
     /// Compares everything under the link and mends it, as after a first contact or a restart of Redis.
-    fn whole_check(&self, talk: &mut Connection, link: &mut Link, run: &str) -> Result<(), Broken> {
+    fn whole_check(
+        &self,
+        talk: &mut Connection,
+        link: &mut Link,
+        run: &str,
+        kind: &'static str,
+    ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(|| Ok(log_end()?))?;
-        let key = settings::digest_key();
-        let mut report = Report::default();
-        for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
-            let part = check(&mut Own, talk, &self.name, &key, range, link.ways)?;
-            report.differences += part.differences;
-            report.repaired += part.repaired;
-            report.refused.extend(part.refused);
-        }
-        for (id, reason) in &report.refused {
-            self.set_aside(id, "to_redis", None, reason)?;
+        let report = self.recorded_check(talk, link, kind)?;
+        for refused in &report.refused {
+            self.set_aside(&refused.id, refused.direction, Some(refused.revision.clone()), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -238,22 +264,42 @@ impl Session {
         link.needs_check = false;
         link.run = Some(run.to_owned());
         let (name, run, position) = (self.name.clone(), run.to_owned(), link.position);
-        let answer = if report.repaired == report.differences { "equal" } else { "differs" };
         transaction(move || {
             Spi::run_with_args(
-                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4, \
-                 last_check_at = now(), last_check_answer = $5 WHERE name = $1",
-                &[name.into(), run.into(), position.0.into(), position.1.into(), answer.into()],
+                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4 WHERE name = $1",
+                &[name.into(), run.into(), position.0.into(), position.1.into()],
             )?;
             Ok(())
         })?;
-        pgrx::log!(
-            "tandem link {}: compared with Redis, {} ids differed, {} mended",
-            self.name,
-            report.differences,
-            report.repaired
-        );
+        if kind == "attach" || report.differences > 0 {
+            pgrx::log!(
+                "tandem link {}: compared with Redis, {} ids differed, {} mended",
+                self.name,
+                report.differences,
+                report.repaired
+            );
+        }
         Ok(())
+    }
+
+    /// A check of everything that is in the books, however it ends.
+    fn recorded_check(
+        &self,
+        talk: &mut Connection,
+        link: &Link,
+        kind: &'static str,
+    ) -> Result<Report, Broken> {
+        let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
+        let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
+        let run = transaction(|| checks::begin(&run))?;
+        let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
+        let mut report = Report::default();
+        let checked = check(&mut Own { run, told: None }, talk, &task, ranges, &mut report);
+        if let Err(Broken(reason)) = &checked {
+            report.cut_short = Some(reason.clone());
+        }
+        transaction(|| checks::finish(run, &report))?;
+        checked.map(|()| report)
     }
 
     /// Joins pulled revisions. Returns whether Redis dropped everything.

@@ -17,7 +17,7 @@ use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str =
-    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|LIST …";
+    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -38,6 +38,7 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "LISTRANGE" => list_range(context, &mut args),
         "FETCH" => fetch(context, &mut args),
         "PENDING" => pending(context, &mut args),
+        "WAITS" => waits(context, &mut args),
         "LIST" => list(context, &args),
         other => Err(unknown_option(other, USAGE)),
     }
@@ -335,6 +336,22 @@ fn pending(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let id = args.text("id")?;
         waits.push(engine::with_database(database, |database| database.pending.get(id).is_some())?);
     }
+    reply.array(waits.len());
+    for waits in waits {
+        reply.integer(u64::from(waits));
+    }
+    Ok(RedisValue::NoReply)
+}
+
+/// Which ids wait for one link; none waits for a link that is not attached.
+fn waits(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    let mut waits = Vec::new();
+    while args.left() > 0 {
+        let id = args.text("id")?;
+        waits.push(engine::with_database(selected(context), |database| database.pending.waits(name, id))?);
+    }
+    let reply = Reply::new(context);
     reply.array(waits.len());
     for waits in waits {
         reply.integer(u64::from(waits));
