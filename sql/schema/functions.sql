@@ -177,6 +177,11 @@ LANGUAGE sql STABLE AS $$
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
 $$;
 
+CREATE FUNCTION tandem.discard_dead_letter(seq bigint) RETURNS boolean LANGUAGE sql AS $$
+    WITH gone AS (DELETE FROM tandem.dead_letters d WHERE d.seq = $1 RETURNING 1) SELECT EXISTS (SELECT FROM gone)
+$$;
+COMMENT ON FUNCTION tandem.discard_dead_letter IS 'gives up a revision that was set aside; true if it was there';
+
 -- Forgets all but the last runs of checks of each link, and those of links that are gone.
 CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
     DELETE FROM tandem.checks c WHERE c.run IN (

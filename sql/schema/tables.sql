@@ -165,8 +165,17 @@ CREATE TABLE tandem.dead_letters (
     id text NOT NULL,
     revision bytea,
     reason text NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now()
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    attempts integer NOT NULL DEFAULT 1,
+    tried_at timestamptz NOT NULL DEFAULT now(),
+    -- The link's session is asked to push the id again.
+    retry boolean NOT NULL DEFAULT false
 );
+-- To Redis goes what the id has at the time, so one letter stands for all; what came from Redis may be several
+-- revisions that nobody else has any more.
+CREATE UNIQUE INDEX dead_letters_subject ON tandem.dead_letters
+    (link, direction, id, (CASE direction WHEN 'from_redis' THEN sha256(revision) ELSE '' END));
+CREATE INDEX dead_letters_retry ON tandem.dead_letters (link, seq) WHERE retry;
 COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
 
 CREATE TYPE tandem.item AS (
@@ -202,3 +211,5 @@ SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters_seq_seq', '');

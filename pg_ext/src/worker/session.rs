@@ -6,6 +6,7 @@
 
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
+use super::letters;
 use super::remote::{Pulled, Remote};
 use super::repair::{Local, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
@@ -186,6 +187,7 @@ impl Session {
                 if !self.load()? {
                     return Ok(());
                 }
+                letters::push_requested(&mut talk, &self.name)?;
                 if self.link.as_ref().is_some_and(|link| link.check_due) {
                     self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
                     self.set("state = 'streaming'")?;
@@ -256,7 +258,7 @@ impl Session {
         let end = transaction(|| Ok(log_end()?))?;
         let report = self.recorded_check(talk, link, kind)?;
         for refused in &report.refused {
-            self.set_aside(&refused.id, refused.direction, Some(refused.revision.clone()), &refused.reason)?;
+            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -320,7 +322,7 @@ impl Session {
                 match store::decode(&encoded) {
                     Ok(revision) => operations.push((entry.id, revision)),
                     Err(error) => {
-                        self.set_aside(&entry.id, "from_redis", Some(encoded), &error.to_string())?;
+                        self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
             } else {
@@ -371,7 +373,7 @@ impl Session {
                 Ok(outcome) => joined.extend(outcome),
                 Err(failed) if failed.is_data => {
                     let (id, revision) = operation;
-                    self.set_aside(id, "from_redis", Some(encode(revision)), &failed.message)?;
+                    self.set_aside(id, "from_redis", encode(revision), &failed.message)?;
                     joined.push(None);
                 }
                 Err(failed) => return Err(failed.into()),
@@ -411,7 +413,7 @@ impl Session {
                     Ok(_) => {}
                     // Redis is full, or was told not to write: that passes, the revision is not at fault.
                     Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
-                    Err(reason) => self.set_aside(id, "to_redis", Some(revision.clone()), &reason)?,
+                    Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
                 }
             }
         }
@@ -441,19 +443,11 @@ impl Session {
         &self,
         id: &str,
         direction: &'static str,
-        revision: Option<Vec<u8>>,
+        revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
         pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        let (name, id, reason) = (self.name.clone(), id.to_owned(), reason.to_owned());
-        transaction(move || {
-            Spi::run_with_args(
-                "INSERT INTO tandem.dead_letters (link, direction, id, revision, reason) VALUES ($1, $2, $3, $4, $5)",
-                &[name.into(), direction.into(), id.into(), revision.into(), reason.into()],
-            )?;
-            Ok(())
-        })
-        .map_err(Into::into)
+        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
     }
 }
 
