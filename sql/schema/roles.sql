@@ -26,4 +26,5 @@ GRANT SELECT (name, prefix, direction, needs_check, pushed_xid, pushed_seq) ON t
     TO tandem_reader, tandem_writer;
 -- Tables are made and dropped by the extension's owner.
 REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tandem.make_route(text, text, bigint),
-    tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.rotate_log() FROM PUBLIC;
+    tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.rotate_log(),
+    tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;

@@ -38,6 +38,7 @@ CREATE TABLE tandem.tombstones (
     "timestamp" bigint NOT NULL,
     audit jsonb
 );
+CREATE INDEX tombstones_timestamp ON tandem.tombstones USING brin ("timestamp") WITH (autosummarize);
 COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
 
 -- The log of changes: one row a change, in a few slots that are truncated in rotation instead of vacuumed.
