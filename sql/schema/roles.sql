@@ -17,8 +17,8 @@ END
 $$;
 GRANT USAGE ON SCHEMA tandem TO tandem_reader, tandem_writer;
 GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.conflicts,
-    tandem.dead_letters, tandem.routes, tandem.checks, tandem.reports, tandem.check_progress
-    TO tandem_reader, tandem_writer;
+    tandem.dead_letters, tandem.routes, tandem.checks, tandem.reports, tandem.check_progress,
+    tandem.link_status TO tandem_reader, tandem_writer;
 GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
 GRANT INSERT ON tandem.conflicts TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.

@@ -147,3 +147,86 @@ fn redis_forgets_what_no_link_waits_for_and_tells_its_replica_and_its_file() {
         tombstones_of_redis(&mut connection) == 0 && tombstones_of_redis(&mut to_replica) == 0
     });
 }
+
+/// A line of tandem.link_status: state, number waiting, whether there is a lag, dead letters.
+fn line(client: &mut Client, direction: &str) -> (String, Option<i64>, bool, i64) {
+    let query = format!(
+        "SELECT state, waiting, coalesce(lag_seconds, 0) > 0, dead_letters FROM tandem.link_status \
+         WHERE link = 'redis' AND direction = '{direction}'"
+    );
+    let row = rows(client, &query).remove(0);
+    (row.get(0), row.get(1), row.get(2), row.get(3))
+}
+
+#[test]
+fn the_status_of_a_link_says_what_waits_and_for_how_long() {
+    let mut pair = Pair::with(&pg::Options::default(), redis::Options::durable());
+    run(&mut pair.sql(), "CREATE ROLE watcher LOGIN IN ROLE tandem_reader");
+    let mut client = pair.postgres.connect_as("watcher", "postgres");
+    let idle = ("streaming".to_owned(), Some(0), false, 0);
+    wait::until("the link streams and nothing waits", DEADLINE, || {
+        line(&mut client, "to_redis") == idle && line(&mut client, "from_redis") == idle
+    });
+    ask(&mut pair.commands(), &["SET", "taken", "a string"]);
+    run(&mut pair.sql(), "SELECT tandem.put('taken', '1')");
+    wait::until("a dead letter counts in its direction", DEADLINE, || {
+        line(&mut client, "to_redis").3 == 1 && line(&mut client, "from_redis").3 == 0
+    });
+    pair.pause();
+    run(&mut pair.sql(), "SELECT tandem.put('a', '1'), tandem.put('b', '1')");
+    wait::until("the lag grows from the oldest change on", DEADLINE, || {
+        line(&mut client, "to_redis") == ("paused".to_owned(), Some(2), true, 1)
+    });
+    pair.resume();
+    pair.redis.kill_hard();
+    wait::until("the status says that Redis is away", DEADLINE, || {
+        let query =
+            "SELECT last_error FROM tandem.link_status WHERE direction = 'to_redis' AND state = 'waiting'";
+        let found = rows(&mut client, query);
+        found
+            .iter()
+            .any(|row| row.get::<_, Option<String>>(0).is_some_and(|error| error.contains("connecting")))
+    });
+    pair.redis.restart();
+    wait::until("it streams again and nothing waits", DEADLINE, || {
+        let (to, from) = (line(&mut client, "to_redis"), line(&mut client, "from_redis"));
+        (to.0.as_str(), to.1, to.2, from.0.as_str(), from.1)
+            == ("streaming", Some(0), false, "streaming", Some(0))
+    });
+    let answer: Option<String> =
+        value(&mut client, "SELECT last_check_answer FROM tandem.link_status LIMIT 1");
+    assert!(answer.is_some());
+
+    // Each exporter query of the manual, as the role it names.
+    let manual = include_str!("../../docs/operations.md");
+    let queries = manual.lines().filter_map(|line| line.trim().strip_prefix("query: \"")?.strip_suffix('"'));
+    let mut count = 0;
+    for query in queries {
+        assert_eq!(rows(&mut client, query).len(), 2, "{query}");
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn what_waits_in_redis_is_known_in_postgres() {
+    let pair = Pair::with(&pg::Options::default(), redis::Options::in_memory());
+    let (mut client, mut blocker) = (pair.sql(), pair.sql());
+    run(&mut client, "SELECT tandem.put('a', '1')");
+    pair.settle_at(1);
+    run(
+        &mut client,
+        "UPDATE tandem.links SET redis_waiting = 5, redis_waiting_since = now() - interval '1 minute'",
+    );
+    assert!(line(&mut client, "from_redis").2);
+    wait::until("the session corrects it", DEADLINE, || {
+        line(&mut client, "from_redis") == ("streaming".to_owned(), Some(0), false, 0)
+    });
+    // A one-way link has one line.
+    run(&mut blocker, "SELECT tandem.link('redis://127.0.0.1:1', name => 'one', direction => 'from_redis')");
+    let ways: Vec<String> = rows(&mut client, "SELECT direction FROM tandem.link_status WHERE link = 'one'")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(ways, ["from_redis"]);
+}

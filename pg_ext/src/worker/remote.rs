@@ -148,6 +148,24 @@ impl Remote<'_> {
         Ok(found)
     }
 
+    /// Number of entries that wait in Redis for a link.
+    pub fn waiting(&mut self, link: &str) -> Result<u64, Broken> {
+        for entry in array(self.0.ask(redis::cmd("TANDEM.LINK").arg("LIST"))?)? {
+            let (mut values, mut is_it, mut waiting) = (array(entry)?.into_iter(), false, 0);
+            while let (Some(name), Some(value)) = (values.next(), values.next()) {
+                match text(name)?.as_str() {
+                    "name" => is_it = text(value)? == link,
+                    "pending" => waiting = integer(&value)?,
+                    _ => {}
+                }
+            }
+            if is_it {
+                return Ok(waiting);
+            }
+        }
+        Ok(0)
+    }
+
     /// Whether each of the ids waits in Redis for a link.
     pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
         if ids.is_empty() {

@@ -36,6 +36,8 @@ const PULL_BLOCK_MS: u64 = 5000;
 const LOG_ROWS: i64 = 2000;
 /// How long an idle session sleeps before it looks at the log again.
 const IDLE: Duration = Duration::from_millis(25);
+/// How often it asks what waits in Redis.
+const COUNT: Duration = Duration::from_secs(1);
 /// How often the session looks whether its link was paused or removed.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -160,6 +162,7 @@ impl Session {
         let mut pull = Connection::open(&link.url)?;
         let (mut pulling, mut after) = (false, 0);
         let mut looked = Instant::now();
+        let mut counted: Option<Instant> = None;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -188,6 +191,10 @@ impl Session {
                     return Ok(());
                 }
                 letters::push_requested(&mut talk, &self.name)?;
+                if counted.is_none_or(|at| at.elapsed() > COUNT) {
+                    counted = Some(Instant::now());
+                    self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
+                }
                 if self.link.as_ref().is_some_and(|link| link.check_due) {
                     self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
                     self.set("state = 'streaming'")?;
@@ -425,6 +432,21 @@ impl Session {
         let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
         let name = self.name.clone();
         transaction(move || Ok(Spi::run_with_args(&statement, &[name.into()])?)).map_err(Into::into)
+    }
+
+    /// Notes what waits in Redis, if that has changed.
+    fn note_waiting(&self, count: u64) -> Result<(), Broken> {
+        let (name, count) = (self.name.as_str(), i64::try_from(count).unwrap_or(i64::MAX));
+        transaction(|| {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
+                     THEN coalesce(redis_waiting_since, now()) END \
+                 WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
+                &[name.into(), count.into()],
+            )?;
+            Ok(())
+        })
+        .map_err(Into::into)
     }
 
     fn note_error(&self, reason: &str) -> Result<(), Broken> {
