@@ -4,6 +4,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use tandem_shared::DigestKey;
+use tandem_shared::decide::Retention;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
 
 static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -15,6 +16,7 @@ static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 static CHECKS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(20);
+static TOMBSTONE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 3600);
 static REPORT_ROWS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 /// Files for TLS to Redis, those that are set.
@@ -57,6 +59,16 @@ pub fn define() {
         100_000,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.tombstone_retention",
+        c"How long removed ids are remembered once every link has taken the removal, 0 for ever; as Redis' tandem.tombstone-retention-ms",
+        c"A side that was away for longer, or was restored from a copy that is older, brings back what was removed.",
+        &TOMBSTONE_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"tandem.report_rows_max",
@@ -113,6 +125,11 @@ pub fn databases() -> Vec<String> {
 /// Largest content accepted, in bytes.
 pub fn content_bytes_max() -> usize {
     usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX)
+}
+
+/// How long tombstones are kept.
+pub fn tombstone_retention() -> Retention {
+    Retention::of_ms(u64::try_from(TOMBSTONE_RETENTION.get()).unwrap_or(0) * 1000)
 }
 
 /// Runs of checks kept of each link.

@@ -200,6 +200,39 @@ LANGUAGE sql STABLE AS $$
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
 $$;
 
+CREATE FUNCTION tandem.discard_dead_letter(seq bigint) RETURNS boolean LANGUAGE sql AS $$
+    WITH gone AS (DELETE FROM tandem.dead_letters d WHERE d.seq = $1 RETURNING 1) SELECT EXISTS (SELECT FROM gone)
+$$;
+COMMENT ON FUNCTION tandem.discard_dead_letter IS 'gives up a revision that was set aside; true if it was there';
+
+-- Whether every link has taken the last change of an id. One that takes nothing from here never does.
+CREATE FUNCTION tandem.is_taken(id text) RETURNS boolean
+LANGUAGE sql STABLE SET jit = off SET enable_seqscan = off AS $$
+    SELECT NOT EXISTS (SELECT FROM tandem.links l
+        WHERE (starts_with($1, l.prefix) OR starts_with($1, 'tandem/'))
+          AND (l.needs_check OR l.direction = 'from_redis' OR EXISTS (SELECT FROM tandem.changes c
+            WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.id = $1)))
+$$;
+
+-- Drops tombstones written before a time (milliseconds) that every link has taken, a batch of them; how many. What no
+-- link has taken yet is looked up once, and not once a tombstone.
+CREATE FUNCTION tandem.forget_tombstones(before bigint, lim bigint) RETURNS bigint
+LANGUAGE sql SET jit = off AS $$
+    WITH untaken AS MATERIALIZED (
+        SELECT DISTINCT c.id FROM tandem.links l JOIN tandem.changes c
+            ON (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
+           AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/'))),
+    gone AS (
+        DELETE FROM tandem.tombstones t WHERE t.id IN (
+            SELECT o.id FROM tandem.tombstones o
+            WHERE o."timestamp" < $1 AND NOT EXISTS (SELECT FROM untaken u WHERE u.id = o.id)
+              AND NOT EXISTS (SELECT FROM tandem.links l WHERE (l.needs_check OR l.direction = 'from_redis')
+                AND (starts_with(o.id, l.prefix) OR starts_with(o.id, 'tandem/')))
+            LIMIT $2)
+        RETURNING 1)
+    SELECT count(*) FROM gone
+$$;
+
 -- Forgets all but the last runs of checks of each link, and those of links that are gone.
 CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
     DELETE FROM tandem.checks c WHERE c.run IN (

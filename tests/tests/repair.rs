@@ -356,3 +356,68 @@ fn who_looks_sees_how_far_a_check_is() {
     };
     assert_eq!(answer, (7, "equal".to_owned()));
 }
+
+fn letters(client: &mut Client) -> Vec<(String, String, i32)> {
+    let query = "SELECT id, direction, attempts FROM tandem.dead_letters ORDER BY id";
+    rows(client, query).iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// The numbers that retry_dead_letters answers with.
+fn retry(client: &mut Client, arguments: &str) -> (i64, i64, i64) {
+    let query = format!("SELECT joined, requested, refused FROM tandem.retry_dead_letters({arguments})");
+    let row = rows(client, &query).remove(0);
+    (row.get(0), row.get(1), row.get(2))
+}
+
+#[test]
+fn what_postgres_refused_is_joined_when_it_is_tried_again() {
+    let pair = start();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    run(&mut client, "ALTER TABLE tandem.items ADD CONSTRAINT small CHECK ((payload->>'n')::int < 10)");
+    for number in 8..12 {
+        ask(&mut redis, &["TANDEM.PUT", &format!("a.{number:02}"), &format!("{{\"n\":{number}}}")]);
+    }
+    wait::until("two are set aside and two arrive", DEADLINE, || {
+        letters(&mut client).len() == 2 && value::<i64>(&mut client, "SELECT tandem.count()") == 2
+    });
+    assert_eq!(retry(&mut client, "NULL, 1"), (0, 0, 1), "the reason holds");
+    assert_eq!(retry(&mut client, "'another link'"), (0, 0, 0));
+    let reason: String = value(&mut client, "SELECT reason FROM tandem.dead_letters WHERE attempts > 1");
+    assert!(reason.contains("small"), "{reason}");
+    let counted: String = value(&mut client, "SELECT value FROM tandem.status() WHERE name = 'dead_letters'");
+    assert_eq!(counted, "2");
+    run(&mut client, "ALTER TABLE tandem.items DROP CONSTRAINT small");
+    assert_eq!(retry(&mut client, ""), (2, 0, 0));
+    assert_eq!(letters(&mut client), []);
+    pair.settle_at(4);
+    let (state, text) = refused(&mut client, "SELECT tandem.retry_dead_letters(lim => 0)");
+    assert_eq!(state, "22023", "{text}");
+}
+
+#[test]
+fn what_redis_refused_is_pushed_when_it_is_tried_again() {
+    let pair = start();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    for id in ["taken", "taken.too"] {
+        ask(&mut redis, &["SET", id, "a string"]);
+    }
+    run(&mut client, "SELECT tandem.put('taken', '1'), tandem.put('taken.too', '1')");
+    let aside = |client: &mut Client| letters(client).iter().filter(|(_, way, _)| way == "to_redis").count();
+    wait::until("both are set aside", DEADLINE, || aside(&mut client) == 2);
+    run(&mut client, "SELECT tandem.put('taken', '2')");
+    wait::until("the refusal is noted, in the same letter", DEADLINE, || {
+        letters(&mut client).iter().any(|(id, _, attempts)| id == "taken" && *attempts > 1)
+    });
+    assert_eq!(aside(&mut client), 2);
+    ask(&mut redis, &["DEL", "taken"]);
+    assert_eq!(retry(&mut client, &format!("'{}'", pair.link)), (0, 2, 0));
+    wait::until("the one that has a place again is there", DEADLINE, || {
+        let left = letters(&mut client);
+        left.len() == 1 && left[0].0 == "taken.too" && left[0].2 > 1
+    });
+    assert_eq!(ask_text(&mut redis, &["TANDEM.GET", "taken", "PAYLOAD"]).as_deref(), Some("2"));
+    let discard = "SELECT tandem.discard_dead_letter((SELECT max(seq) FROM tandem.dead_letters))";
+    assert!(value::<bool>(&mut client, discard));
+    assert_eq!(letters(&mut client), []);
+    assert!(!value::<bool>(&mut client, "SELECT tandem.discard_dead_letter(1)"));
+}

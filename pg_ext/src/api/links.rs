@@ -4,14 +4,15 @@ use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::snapshot;
 use crate::worker::{
-    Broken, Connection, Failed, Local, Remote, Report, Run, Task, Ways, begin, check, finish, is_preloaded,
-    savepoint,
+    Broken, Connection, Failed, Local, Remote, Report, Retried, Run, Task, Ways, begin, check, finish,
+    is_preloaded, retry, savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::Error;
 use tandem_shared::digest::hex;
 use tandem_shared::error::shown;
 use tandem_shared::id::{Range, check_prefix};
+use tandem_shared::request::page_limit;
 
 /// Longest name of a link: it is part of a worker's name, which Postgres cuts at 96 bytes.
 const NAME_BYTES_MAX: usize = 48;
@@ -151,6 +152,25 @@ fn set_paused(name: &str, paused: bool) -> Outcome<()> {
     )?;
     if changed == Some(1) { Ok(()) } else { Err(no_link(name).into()) }
 }
+
+/// Tries again what was set aside, of one link or of all, the oldest first and at most `lim`: what came from Redis is
+/// joined now, what is to go there is pushed by the link's session. What succeeds is no dead letter any more.
+/// Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn retry_dead_letters(
+    link: default!(Option<&str>, "NULL"),
+    lim: default!(Option<i64>, "NULL"),
+) -> TableIterator<'static, (name!(joined, i64), name!(requested, i64), name!(refused, i64))> {
+    let outcome = (|| {
+        let limit = page_limit(lim.or(Some(LETTERS)))?;
+        let Retried { joined, requested, refused } = retry(link, limit as i64)?;
+        Ok((joined, requested, refused))
+    })();
+    TableIterator::once(answer(outcome))
+}
+
+/// Letters tried again unless the caller says otherwise.
+const LETTERS: i64 = 1000;
 
 /// The caller's own transaction.
 struct Within;

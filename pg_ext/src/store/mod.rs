@@ -220,7 +220,14 @@ fn join(
     stored: &Current,
     revision: Revision,
 ) -> Outcome<(Decision, Option<Joined>)> {
-    let applied = decide_apply(key, id, stored.shared_head().as_ref(), &revision.head());
+    let mut current = stored.shared_head();
+    if let Some(head) = &current
+        && origin().is_some()
+        && !is_binding(id, head)?
+    {
+        current = None;
+    }
+    let applied = decide_apply(key, id, current.as_ref(), &revision.head());
     if applied.conflict {
         let loser = match applied.outcome {
             Joined::Applied => fetch_one(client, id)?,
@@ -232,6 +239,15 @@ fn join(
         Joined::Applied => (Decision::Write(revision), Some(Joined::Applied)),
         other => (Decision::Unchanged, Some(other)),
     })
+}
+
+/// Whether what is stored binds who joins on behalf of a link: all but a tombstone that may be dropped any moment.
+/// Whether links have taken it is looked up for an old one only.
+pub fn is_binding(id: &str, head: &Head<'_>) -> Outcome<bool> {
+    if !head.is_tombstone() || head.timestamp >= settings::tombstone_retention().bound_since(now()) {
+        return Ok(true);
+    }
+    Ok(Spi::get_one_with_args::<bool>("SELECT tandem.is_taken($1)", &[id.into()])? != Some(true))
 }
 
 /// Decodes a revision that comes from outside. Errors: `CORRUPT`.

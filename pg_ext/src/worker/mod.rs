@@ -3,6 +3,7 @@
 
 mod checks;
 mod connection;
+mod letters;
 mod manager;
 mod remote;
 mod repair;
@@ -12,6 +13,7 @@ mod transaction;
 
 pub use checks::{Run, begin, finish};
 pub use connection::{Broken, Connection, check_url};
+pub use letters::{Retried, retry};
 pub use remote::Remote;
 pub use repair::{Local, Report, Task, Ways, check};
 pub use session::ranges;

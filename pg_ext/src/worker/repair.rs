@@ -246,7 +246,8 @@ fn page_of<L: Local>(
     report: &mut Report,
 ) -> Result<(), Broken> {
     let mut theirs = Remote(connection).fetch(ids)?;
-    let ours = local.run(|| store::fetch(ids))?;
+    let mut ours = local.run(|| store::fetch(ids))?;
+    forget_unbinding(local, connection, task.link, &mut theirs, &mut ours)?;
     let drift = |id: &String| {
         let (redis, postgres) = (theirs.get(id).map(Revision::head), ours.get(id).map(Revision::head));
         Drift::of(&task.key, id, redis.as_ref(), postgres.as_ref()).map(|drift| (id.clone(), drift))
@@ -282,6 +283,35 @@ fn page_of<L: Local>(
         let reason = reason.or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
         Row { id: id.clone(), drift: *drift, done: done.unwrap_or("nothing"), reason }
     }));
+    Ok(())
+}
+
+/// Leaves out tombstones that their side may drop any moment: they no longer say which way to join.
+fn forget_unbinding<L: Local>(
+    local: &mut L,
+    connection: &mut Connection,
+    link: &str,
+    theirs: &mut HashMap<String, Revision>,
+    ours: &mut HashMap<String, Revision>,
+) -> Result<(), Broken> {
+    let since = settings::tombstone_retention().bound_since(store::now());
+    let is_old = |revision: &Revision| revision.head().is_tombstone() && revision.timestamp < since;
+    let old: Vec<String> =
+        theirs.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
+    let ids: Vec<&str> = old.iter().map(String::as_str).collect();
+    for (id, waits) in ids.iter().zip(Remote(connection).waits(link, &ids)?) {
+        if !waits {
+            theirs.remove(*id);
+        }
+    }
+    let old: Vec<String> =
+        ours.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
+    for id in old {
+        let binding = |revision: &Revision| local.run(|| store::is_binding(&id, &revision.head()));
+        if !ours.get(&id).map_or(Ok(true), binding)? {
+            ours.remove(&id);
+        }
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
+use super::letters;
 use super::remote::{Pulled, Remote};
 use super::repair::{Local, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
@@ -35,6 +36,8 @@ const PULL_BLOCK_MS: u64 = 5000;
 const LOG_ROWS: i64 = 2000;
 /// How long an idle session sleeps before it looks at the log again.
 const IDLE: Duration = Duration::from_millis(25);
+/// How often it asks what waits in Redis.
+const COUNT: Duration = Duration::from_secs(1);
 /// How often the session looks whether its link was paused or removed.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -159,6 +162,7 @@ impl Session {
         let mut pull = Connection::open(&link.url)?;
         let (mut pulling, mut after) = (false, 0);
         let mut looked = Instant::now();
+        let mut counted: Option<Instant> = None;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -185,6 +189,11 @@ impl Session {
                 looked = Instant::now();
                 if !self.load()? {
                     return Ok(());
+                }
+                letters::push_requested(&mut talk, &self.name)?;
+                if counted.is_none_or(|at| at.elapsed() > COUNT) {
+                    counted = Some(Instant::now());
+                    self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
                 }
                 if self.link.as_ref().is_some_and(|link| link.check_due) {
                     self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
@@ -256,7 +265,7 @@ impl Session {
         let end = transaction(|| Ok(log_end()?))?;
         let report = self.recorded_check(talk, link, kind)?;
         for refused in &report.refused {
-            self.set_aside(&refused.id, refused.direction, Some(refused.revision.clone()), &refused.reason)?;
+            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -320,7 +329,7 @@ impl Session {
                 match store::decode(&encoded) {
                     Ok(revision) => operations.push((entry.id, revision)),
                     Err(error) => {
-                        self.set_aside(&entry.id, "from_redis", Some(encoded), &error.to_string())?;
+                        self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
             } else {
@@ -371,7 +380,7 @@ impl Session {
                 Ok(outcome) => joined.extend(outcome),
                 Err(failed) if failed.is_data => {
                     let (id, revision) = operation;
-                    self.set_aside(id, "from_redis", Some(encode(revision)), &failed.message)?;
+                    self.set_aside(id, "from_redis", encode(revision), &failed.message)?;
                     joined.push(None);
                 }
                 Err(failed) => return Err(failed.into()),
@@ -411,7 +420,7 @@ impl Session {
                     Ok(_) => {}
                     // Redis is full, or was told not to write: that passes, the revision is not at fault.
                     Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
-                    Err(reason) => self.set_aside(id, "to_redis", Some(revision.clone()), &reason)?,
+                    Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
                 }
             }
         }
@@ -423,6 +432,21 @@ impl Session {
         let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
         let name = self.name.clone();
         transaction(move || Ok(Spi::run_with_args(&statement, &[name.into()])?)).map_err(Into::into)
+    }
+
+    /// Notes what waits in Redis, if that has changed.
+    fn note_waiting(&self, count: u64) -> Result<(), Broken> {
+        let (name, count) = (self.name.as_str(), i64::try_from(count).unwrap_or(i64::MAX));
+        transaction(|| {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
+                     THEN coalesce(redis_waiting_since, now()) END \
+                 WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
+                &[name.into(), count.into()],
+            )?;
+            Ok(())
+        })
+        .map_err(Into::into)
     }
 
     fn note_error(&self, reason: &str) -> Result<(), Broken> {
@@ -441,19 +465,11 @@ impl Session {
         &self,
         id: &str,
         direction: &'static str,
-        revision: Option<Vec<u8>>,
+        revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
         pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        let (name, id, reason) = (self.name.clone(), id.to_owned(), reason.to_owned());
-        transaction(move || {
-            Spi::run_with_args(
-                "INSERT INTO tandem.dead_letters (link, direction, id, revision, reason) VALUES ($1, $2, $3, $4, $5)",
-                &[name.into(), direction.into(), id.into(), revision.into(), reason.into()],
-            )?;
-            Ok(())
-        })
-        .map_err(Into::into)
+        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::decide::Retention;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
@@ -59,6 +60,7 @@ fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
 fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let check = args.text("key check")?;
+    let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
     args.end()?;
     if check != key_check()? {
         return Err(Error::NoLink {
@@ -69,6 +71,9 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         });
     }
     let (fresh, seq) = engine::with_database(selected(context), |database| {
+        if let Some(retention) = retention {
+            database.peers.insert(name.into(), retention);
+        }
         (database.pending.attach(name), database.pending.last_seq())
     })?;
     if fresh {
@@ -91,7 +96,10 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     args.end()?;
-    let known = engine::with_database(selected(context), |database| database.pending.detach(name))?;
+    let known = engine::with_database(selected(context), |database| {
+        database.peers.remove(name);
+        database.pending.detach(name)
+    })?;
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
