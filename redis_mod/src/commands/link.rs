@@ -69,7 +69,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         });
     }
     let (fresh, seq) = engine::with_database(selected(context), |database| {
-        (database.pending.attach(name), database.pending.last_seq())
+        (database.attach(name), database.pending.last_seq())
     })?;
     if fresh {
         context.replicate("TANDEM.EFFECT", &["ATTACH", name]);
