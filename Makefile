@@ -17,10 +17,10 @@ export TANDEM_REDIS_MODULE := $(REDIS_MODULE)
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench install package clean
+.PHONY: help setup build demo test test-faults lint bench install package clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: ## install what is missing: Postgres 15, Redis, clang, cargo-pgrx (asks apt only if something is)
 	@dev/setup.sh
@@ -34,6 +34,9 @@ demo: build ## real data in a private Redis and Postgres, kept equal through a c
 
 test: build ## every test, against real servers where one is needed; ends with a line of counts
 	@dev/test.sh
+
+test-faults: build ## the long form of the fault suite: FAULT_SEEDS=20 random runs, or the one that SEED= names
+	FAULT_SEEDS=$(or $(FAULT_SEEDS),20) $(CARGO) test --locked -p tandem-tests --test faults -- --nocapture
 
 lint: setup ## formatting and clippy over every crate, warnings refused
 	$(CARGO) fmt --all --check

@@ -63,6 +63,16 @@ impl Database {
         self.peers.values().fold(own, |longest, peer| longest.longer(*peer))
     }
 
+    /// Attaches a link; false if it was attached. What lives here is compared when a link begins. What was removed
+    /// leaves nothing to compare, so every tombstone waits for a link that is new.
+    pub fn attach(&mut self, name: &str) -> bool {
+        let is_new = self.pending.attach(name);
+        for id in self.tombstones.keys().filter(|_| is_new) {
+            self.pending.written(id, None, None);
+        }
+        is_new
+    }
+
     /// Ids of a range, shared and local, in byte order; of one state if one is named.
     pub fn page(&self, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
         let of = |index: &Index| -> Vec<String> {

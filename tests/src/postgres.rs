@@ -101,10 +101,19 @@ impl Postgres {
 
     /// Kills the server as a power cut would: the postmaster and every child, none with a chance to tidy up.
     pub fn kill_hard(&mut self) {
+        self.kill(true);
+    }
+
+    /// Kills the postmaster alone and waits until its children have noticed: they serve on until then.
+    pub fn kill_postmaster(&mut self) {
+        self.kill(false);
+    }
+
+    fn kill(&mut self, children_too: bool) {
         let Some(mut guard) = self.guard.take() else { return };
         let family = children(guard.pid());
         guard.signal(Signal::KILL);
-        for child in &family {
+        for child in family.iter().filter(|_| children_too) {
             send(*child, Signal::KILL);
         }
         guard.reap();

@@ -113,6 +113,13 @@ impl Redis {
         }
     }
 
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(guard) = &self.guard {
+            guard.signal(signal);
+        }
+    }
+
     /// Stops the server in order, without saving.
     pub fn stop(&mut self) {
         let Some(mut guard) = self.guard.take() else { return };

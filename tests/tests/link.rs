@@ -289,6 +289,35 @@ fn unlinked_sides_are_strangers_until_they_are_linked_again() {
     );
 }
 
+/// A tombstone is in no fingerprint, so a comparison does not show it; without it the other side would count from 1
+/// again and lose against it.
+#[test]
+fn removals_from_before_the_first_contact_are_told_of() {
+    let redis = Redis::start(Options::in_memory());
+    let postgres = Postgres::with_extension(&pg::Options::default());
+    let (mut client, mut commands) = (postgres.connect(), redis.connect());
+    put(&mut commands, "removed.redis", "1");
+    ask(&mut commands, &["TANDEM.REMOVE", "removed.redis"]);
+    run(&mut client, "SELECT tandem.put('removed.postgres', '1'), tandem.delete('removed.postgres')");
+    link(&mut client, &redis);
+    wait::until("both sides know of both removals", DEADLINE, || {
+        let Value::Array(there) =
+            ask(&mut commands, &["TANDEM.LINK", "FETCH", "removed.postgres", "removed.redis"])
+        else {
+            panic!("FETCH answers with an array");
+        };
+        let count: i64 = value(&mut client, "SELECT count(*) FROM tandem.tombstones");
+        count == 2 && !there.contains(&Value::Nil)
+    });
+    put(&mut commands, "removed.postgres", "[1]");
+    run(&mut client, "SELECT tandem.put('removed.redis', '[1]')");
+    wait::until("what is put after the removals lives on both sides", DEADLINE, || {
+        ["removed.redis", "removed.postgres"].iter().all(|id| {
+            payload_in_redis(&mut commands, id).is_some() && payload_in_postgres(&mut client, id).is_some()
+        })
+    });
+}
+
 #[test]
 fn reconcile_finds_exactly_the_drift_and_mends_it() {
     let pair = Pair::start();

@@ -263,6 +263,11 @@ impl Session {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(|| Ok(log_end()?))?;
+        if link.ways.to_redis {
+            for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
+                self.push_tombstones(talk, &range)?;
+            }
+        }
         let report = self.recorded_check(talk, link, kind)?;
         for refused in &report.refused {
             self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
@@ -309,6 +314,20 @@ impl Session {
         }
         transaction(|| checks::finish(run, &report))?;
         checked.map(|()| report)
+    }
+
+    /// Pushes the tombstones of a range. A comparison does not find a removal that Redis has not heard of, and the
+    /// next put there would be a first version that loses against the tombstone here.
+    fn push_tombstones(&self, talk: &mut Connection, range: &Range) -> Result<(), Broken> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = transaction(|| tombstone_ids(range, after.as_deref()))?;
+            self.push_ids(talk, &page)?;
+            match page.into_iter().next_back() {
+                Some(last) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Joins pulled revisions. Returns whether Redis dropped everything.
@@ -532,6 +551,25 @@ fn log_end() -> Result<(i64, i64), pgrx::spi::Error> {
          UNION ALL SELECT 0, 0 ORDER BY 1 DESC, 2 DESC LIMIT 1",
     )?;
     Ok((xid.unwrap_or(0), seq.unwrap_or(0)))
+}
+
+/// The next ids of a range that have a tombstone, in byte order.
+fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
+    planning::by_index(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT t.id FROM tandem.tombstones t WHERE t.id >= $1 AND ($2 IS NULL OR t.id < $2) \
+                 AND ($3 IS NULL OR t.id > $3) ORDER BY t.id LIMIT 500",
+                None,
+                &[range.start.as_str().into(), range.end.as_deref().into(), after.into()],
+            )?;
+            let mut ids = Vec::new();
+            for row in rows {
+                ids.extend(row.get::<String>(1)?);
+            }
+            Ok(ids)
+        })
+    })
 }
 
 type LogPart = (BTreeSet<String>, Option<(i64, i64)>);

@@ -55,7 +55,7 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         }
         "ATTACH" => {
             let name = args.text("name")?;
-            engine::with_database(database, |database| database.pending.attach(name))?;
+            engine::with_database(database, |database| database.attach(name))?;
         }
         "DETACH" => {
             let name = args.text("name")?;

@@ -74,7 +74,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         if let Some(retention) = retention {
             database.peers.insert(name.into(), retention);
         }
-        (database.pending.attach(name), database.pending.last_seq())
+        (database.attach(name), database.pending.last_seq())
     })?;
     if fresh {
         context.replicate("TANDEM.EFFECT", &["ATTACH", name]);

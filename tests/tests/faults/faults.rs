@@ -1,0 +1,280 @@
+//! What goes wrong in a run, and the servers it goes wrong with.
+
+use crate::ledger::{Entry, not_yet_in_postgres};
+use crate::proxy::{Proxy, Way};
+use crate::workload::{Dice, Side, Stage, connect_postgres};
+use rustix::process::Signal;
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tandem_tests::guard;
+use tandem_tests::postgres::{self as pg, Postgres};
+use tandem_tests::redis::{Options, Redis, ask, ask_number, ask_text, send};
+use tandem_tests::sql;
+use tandem_tests::wait::{self, DEADLINE};
+
+/// What happens in a run, more than once at random moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// SIGKILL of Redis, which starts again from its append-only file.
+    RedisKilled,
+    /// SIGKILL of the link's worker, after which Postgres restarts all its processes.
+    WorkerKilled,
+    /// SIGKILL of the postmaster, alone or with its children.
+    PostgresKilled,
+    /// SIGSTOP of Redis, and SIGCONT.
+    RedisStopped,
+    /// A proxy between them cuts, half-closes, swallows and delays.
+    Network,
+    /// FLUSHALL: copies are dropped.
+    Flushed,
+    /// CLIENT KILL of every connection to Redis.
+    ClientsKilled,
+    /// Redis dies and its replica takes over.
+    Failover,
+    /// The link is paused while Redis reaches maxmemory with allkeys-lru.
+    MemoryFull,
+}
+
+/// All kinds; a seed's is that of its place.
+pub const KINDS: [Kind; 9] = [
+    Kind::RedisKilled,
+    Kind::WorkerKilled,
+    Kind::PostgresKilled,
+    Kind::RedisStopped,
+    Kind::Network,
+    Kind::Flushed,
+    Kind::ClientsKilled,
+    Kind::Failover,
+    Kind::MemoryFull,
+];
+
+/// The servers of a run.
+pub struct Scene {
+    /// The Postgres.
+    pub postgres: Postgres,
+    /// The Redis that clients speak to; after a failover the former replica.
+    pub redis: Redis,
+    replica: Option<Redis>,
+    proxy: Proxy,
+    link: String,
+    kind: Kind,
+    dice: Dice,
+}
+
+impl Scene {
+    /// Starts what a run of this kind needs, linked through the proxy.
+    pub fn start(seed: u64, kind: Kind) -> Scene {
+        let mut dice = Dice::new(seed, 1);
+        let mut options = Options::durable();
+        if kind == Kind::RedisKilled && dice.below(2) == 0 {
+            // A rewritten file holds commands then, and not an RDB.
+            options = options.with("aof-use-rdb-preamble", "no");
+        }
+        let redis = Redis::start(options);
+        let replica = (kind == Kind::Failover).then(|| replica_of(&redis));
+        let postgres = Postgres::with_extension(&pg::Options { fsync: true, ..pg::Options::default() });
+        let proxy = Proxy::start(redis.port());
+        let mut client = postgres.connect();
+        let link = sql::value(&mut client, &format!("SELECT tandem.link('{}')", proxy.url()));
+        // Once in a while the first contact comes in the middle of the work; but what Redis drops before it knows of
+        // a link is gone.
+        if matches!(kind, Kind::Flushed | Kind::MemoryFull) || dice.below(4) > 0 {
+            let query = "SELECT state = 'streaming' FROM tandem.links()";
+            wait::until("the link works", DEADLINE, || sql::value(&mut client, query));
+        }
+        Scene { postgres, redis, replica, proxy, link, kind, dice }
+    }
+
+    /// Lets it happen while the clients work; returns when all is well again but for catching up, or as soon as
+    /// [`Scene::after`] can see to the rest.
+    pub fn disturb(&mut self, stage: &Stage) {
+        let times = match self.kind {
+            Kind::Failover | Kind::MemoryFull => 1,
+            Kind::RedisKilled | Kind::WorkerKilled | Kind::PostgresKilled => 2,
+            _ => 3,
+        };
+        let mut run = Run { scene: self, stage };
+        for time in 0..times {
+            let total = 2 * stage.steps_each_side;
+            let part = total / times;
+            let moment = time * part + run.scene.dice.below(part * 3 / 4);
+            run.until_steps(moment);
+            run.once();
+        }
+    }
+
+    /// When the clients are done: what must hold before the last of the fault is undone, and the undoing.
+    pub fn after(&mut self, entries: &[Entry]) {
+        self.proxy.delay(Duration::ZERO);
+        if self.kind == Kind::MemoryFull {
+            let mut client = self.postgres.connect();
+            let missing = RefCell::new(Vec::new());
+            wait::until_or(
+                DEADLINE,
+                || {
+                    missing.replace(not_yet_in_postgres(&mut client, entries));
+                    missing.borrow().is_empty()
+                },
+                || {
+                    format!(
+                        "what Redis has no room for reaches Postgres; these do not: {:?}",
+                        missing.borrow()
+                    )
+                },
+            );
+            ask(&mut self.redis.connect(), &["CONFIG", "SET", "maxmemory", "0"]);
+        }
+    }
+}
+
+fn replica_of(master: &Redis) -> Redis {
+    let replica = Redis::start(Options::durable());
+    let mut connection = replica.connect();
+    ask(&mut connection, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    wait::until_or(
+        DEADLINE,
+        || {
+            let told = ask_text(&mut connection, &["INFO", "replication"]);
+            told.is_some_and(|told| told.contains("master_link_status:up"))
+        },
+        || format!("the replica is in step\n{}", replica.log_tail()),
+    );
+    replica
+}
+
+/// A run under way.
+struct Run<'a> {
+    scene: &'a mut Scene,
+    stage: &'a Stage,
+}
+
+impl Run<'_> {
+    /// Waits until the clients of both sides have done so many steps together.
+    fn until_steps(&self, count: u64) {
+        let done = || self.stage.steps(Side::Postgres) + self.stage.steps(Side::Redis);
+        wait::until_or(2 * DEADLINE, || done() >= count, || format!("{count} steps, not {}", done()));
+    }
+
+    /// Waits until the clients of one side have done some more steps, or all.
+    fn some_steps_of(&mut self, side: Side) {
+        let more = 5 + self.scene.dice.below(80);
+        let goal = (self.stage.steps(side) + more).min(self.stage.steps_each_side);
+        let done = || self.stage.steps(side);
+        wait::until_or(
+            2 * DEADLINE,
+            || done() >= goal,
+            || format!("{goal} steps on {side:?}, not {}", done()),
+        );
+    }
+
+    fn once(&mut self) {
+        match self.scene.kind {
+            Kind::RedisKilled => {
+                if self.scene.dice.below(2) == 0 {
+                    // Wherever the rewrite is when the server dies.
+                    let _ = send(&mut self.scene.redis.connect(), &["BGREWRITEAOF"]);
+                    self.some_steps_of(Side::Redis);
+                }
+                self.scene.redis.kill_hard();
+                self.some_steps_of(Side::Postgres);
+                self.scene.redis.restart();
+            }
+            Kind::WorkerKilled => self.kill_worker(),
+            Kind::PostgresKilled => {
+                if self.scene.dice.below(2) == 0 {
+                    self.scene.postgres.kill_postmaster();
+                } else {
+                    self.scene.postgres.kill_hard();
+                }
+                self.some_steps_of(Side::Redis);
+                self.scene.postgres.restart();
+            }
+            Kind::RedisStopped => {
+                self.scene.redis.signal(Signal::STOP);
+                self.some_steps_of(Side::Postgres);
+                self.scene.redis.signal(Signal::CONT);
+            }
+            Kind::Network => self.disturb_network(),
+            Kind::Flushed => {
+                let how = if self.scene.dice.below(2) == 0 { "SYNC" } else { "ASYNC" };
+                ask(&mut self.scene.redis.connect(), &["FLUSHALL", how]);
+            }
+            Kind::ClientsKilled => {
+                ask(&mut self.scene.redis.connect(), &["CLIENT", "KILL", "TYPE", "normal"]);
+            }
+            Kind::Failover => self.fail_over(),
+            Kind::MemoryFull => self.fill_memory(),
+        }
+    }
+
+    fn kill_worker(&mut self) {
+        let mut client = self.scene.postgres.connect();
+        let query = "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'tandem link %'";
+        let pid: i32 = wait::until_some("the link has a worker", DEADLINE, || {
+            sql::rows(&mut client, query).first().map(|row| row.get(0))
+        });
+        guard::send(pid.unsigned_abs(), Signal::KILL);
+        // Postgres ends every session then, this one too.
+        wait::until("Postgres notices", DEADLINE, || client.simple_query("SELECT 1").is_err());
+        drop(connect_postgres(self.scene.postgres.port()));
+        self.some_steps_of(Side::Redis);
+    }
+
+    fn disturb_network(&mut self) {
+        let way = if self.scene.dice.below(2) == 0 { Way::ToRedis } else { Way::FromRedis };
+        match self.scene.dice.below(6) {
+            0 | 1 => self.scene.proxy.cut(),
+            2 | 3 => self.scene.proxy.half_close(way),
+            4 => self.scene.proxy.swallow(way),
+            _ => {
+                let time = Duration::from_millis(1 + self.scene.dice.below(100));
+                self.scene.proxy.delay(time);
+            }
+        }
+        self.some_steps_of(Side::Redis);
+    }
+
+    fn fail_over(&mut self) {
+        let replica = self.scene.replica.take().expect("there is one failover in a run");
+        self.scene.redis.kill_hard();
+        self.some_steps_of(Side::Postgres);
+        ask(&mut replica.connect(), &["REPLICAOF", "NO", "ONE"]);
+        self.stage.replicated.store(false, Ordering::SeqCst);
+        self.scene.proxy.retarget(replica.port());
+        self.stage.redis_port.store(replica.port(), Ordering::SeqCst);
+        self.scene.redis = replica;
+    }
+
+    fn fill_memory(&mut self) {
+        let mut client = self.scene.postgres.connect();
+        let mut redis = self.scene.redis.connect();
+        let link = self.scene.link.clone();
+        sql::run(&mut client, &format!("SELECT tandem.pause_link('{link}')"));
+        let workers =
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'tandem link %')";
+        wait::until("the worker lets go of the paused link", DEADLINE, || sql::value(&mut client, workers));
+        let used = field_of_info(&mut redis, "memory", "used_memory");
+        ask(&mut redis, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+        let limit = used + 50_000 + i64::try_from(self.scene.dice.below(150_000)).expect("small");
+        ask(&mut redis, &["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+        let stage = self.stage;
+        let done = self.stage.steps_each_side;
+        wait::until("copies are evicted, or the clients are done", DEADLINE, || {
+            field_of_info(&mut redis, "stats", "evicted_keys") > 0 || stage.steps(Side::Redis) >= done
+        });
+        self.some_steps_of(Side::Redis);
+        assert!(
+            ask_number(&mut redis, &["TANDEM.LINK", "PENDING"]) > 0,
+            "something waits for the paused link"
+        );
+        sql::run(&mut client, &format!("SELECT tandem.resume_link('{link}')"));
+    }
+}
+
+fn field_of_info(redis: &mut ::redis::Connection, section: &str, name: &str) -> i64 {
+    let told = ask_text(redis, &["INFO", section]).unwrap_or_default();
+    let mut fields = told.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(field, _)| *field == name).expect("INFO has the field");
+    value.trim().parse().expect("a number")
+}
