@@ -22,6 +22,7 @@ use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
     Decision, Outcome as Joined, decide_apply, decide_merge, decide_put, decide_remove, decide_state,
 };
+use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Writes, record_conflict};
@@ -70,6 +71,9 @@ pub fn run_one(id: &str, operation: Operation) -> Outcome<Done> {
     done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
 }
 
+/// How often in a row somebody else may be first to put an id. Nobody is that unlucky: a policy hides the row.
+const LOST_ROUNDS_MAX: usize = 50;
+
 type Name = fn(Failure, usize, &str) -> Failure;
 
 fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done>> {
@@ -80,6 +84,7 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
         .map(|(place, (id, operation))| Placed { place, id, operation })
         .collect();
     // An id that occurs twice is decided twice, the second time on what the first left.
+    let mut lost_rounds = 0;
     while !rest.is_empty() {
         let (round, later) = distinct(rest);
         let mut again = Vec::new();
@@ -87,6 +92,17 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
             if let Some(slot) = done.get_mut(place) {
                 *slot = Some(result);
             }
+        }
+        lost_rounds = if again.is_empty() { 0 } else { lost_rounds + 1 };
+        if lost_rounds > LOST_ROUNDS_MAX
+            && let Some(Placed { place, id, .. }) = again.first()
+        {
+            let refusal = Error::invalid(
+                format!("id {}", shown(id)),
+                "is taken by an item that this role may not see",
+                "choose another id, or ask for the right to see it",
+            );
+            return Err(name(refusal.into(), *place, id));
         }
         again.extend(later);
         rest = again;
