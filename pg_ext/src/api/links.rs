@@ -1,5 +1,6 @@
 //! link, unlink, pause_link, resume_link, reconcile.
 
+use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::snapshot;
@@ -64,15 +65,17 @@ fn check_worker() -> Outcome<()> {
 /// `NOLINK` where the worker cannot run.
 #[pg_extern(volatile, parallel_unsafe)]
 fn link(
-    url: &str,
+    url: Option<&str>,
     name: default!(Option<&str>, "NULL"),
-    mode: default!(&str, "'mirror'"),
-    prefix: default!(&str, "''"),
-    direction: default!(&str, "'both'"),
+    mode: default!(Option<&str>, "'mirror'"),
+    prefix: default!(Option<&str>, "''"),
+    direction: default!(Option<&str>, "'both'"),
     check_every: default!(Option<Interval>, "NULL"),
 ) -> String {
     let name = name.unwrap_or("redis");
     answer((|| {
+        let (url, mode) = (given("url", url)?, given("mode", mode)?);
+        let (prefix, direction) = (given("prefix", prefix)?, given("direction", direction)?);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(|letter: char| letter.is_control())
         {
             return Err(Error::invalid(
@@ -119,8 +122,9 @@ fn link(
 
 /// Removes a link. True if it was there. Its worker detaches it in Redis.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unlink(name: &str) -> bool {
+fn unlink(name: Option<&str>) -> bool {
     answer((|| {
+        let name = given("name", name)?;
         let removed = Spi::get_one_with_args::<i64>(
             "WITH gone AS (DELETE FROM tandem.links WHERE name = $1 RETURNING 1) SELECT count(*) FROM gone",
             &[name.into()],
@@ -131,17 +135,18 @@ fn unlink(name: &str) -> bool {
 
 /// Stops a link's streams; what is written meanwhile waits on its side. Errors: `NOLINK`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn pause_link(name: &str) {
+fn pause_link(name: Option<&str>) {
     answer(set_paused(name, true));
 }
 
 /// Lets a paused link go on. Errors: `NOLINK`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn resume_link(name: &str) {
+fn resume_link(name: Option<&str>) {
     answer(set_paused(name, false));
 }
 
-fn set_paused(name: &str, paused: bool) -> Outcome<()> {
+fn set_paused(name: Option<&str>, paused: bool) -> Outcome<()> {
+    let name = given("name", name)?;
     let changed = Spi::get_one_with_args::<i64>(
         "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
          changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
@@ -199,9 +204,9 @@ type ReconcileRow = (String, i64, i64, i64, i64, i64, Vec<String>, i64, Option<S
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
 fn reconcile(
-    link: &str,
-    prefix: default!(&str, "''"),
-    dry_run: default!(bool, "false"),
+    link: Option<&str>,
+    prefix: default!(Option<&str>, "''"),
+    dry_run: default!(Option<bool>, "false"),
     max_rows: default!(Option<i64>, "NULL"),
 ) -> TableIterator<
     'static,
@@ -217,7 +222,11 @@ fn reconcile(
         name!(reason, Option<String>),
     ),
 > {
-    TableIterator::once(answer(run_reconcile(link, prefix, dry_run, max_rows)))
+    let outcome = (|| {
+        let (link, prefix) = (given("link", link)?, given("prefix", prefix)?);
+        run_reconcile(link, prefix, given("dry_run", dry_run)?, max_rows)
+    })();
+    TableIterator::once(answer(outcome))
 }
 
 /// A link as `reconcile` needs it.

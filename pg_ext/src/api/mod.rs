@@ -1,6 +1,6 @@
 //! The functions users call, grouped as the rows of docs/surface.md.
 
-mod arguments;
+pub mod arguments;
 mod batches;
 pub mod dirty;
 mod items;

@@ -16,6 +16,7 @@ use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use read::{Current, Wanted, fetch_one, lock};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 use subtransaction::undoable;
@@ -24,6 +25,7 @@ use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
     Decision, Outcome as Joined, decide_apply, decide_merge, decide_put, decide_remove, decide_state,
 };
+use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Writes, record_conflict};
@@ -72,8 +74,8 @@ pub fn run_one(id: &str, operation: Operation) -> Outcome<Done> {
     done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
 }
 
-/// Attempts to come first, or to see who did.
-const ATTEMPTS_MAX: usize = 1000;
+/// Attempts to come first with an id, or to see who did. Nobody is that unlucky: a policy hides the row.
+const ATTEMPTS_MAX: usize = 100;
 
 type Name = fn(Failure, usize, &str) -> Failure;
 
@@ -83,35 +85,38 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
         .enumerate()
         .map(|(place, (id, operation))| Placed { place, id, operation })
         .collect();
+    // The place of an operation that came second.
+    let second = Cell::new(0);
     for _ in 0..ATTEMPTS_MAX {
         // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a ring
         // with others. A single operation has stored nothing then.
         let done = match operations.as_slice() {
-            [_] => attempt(&operations, name)?,
-            all => undoable(|| attempt(all, name))?,
+            [_] => attempt(&operations, name, &second)?,
+            all => undoable(|| attempt(all, name, &second))?,
         };
         if let Some(done) = done {
             return Ok(done);
         }
     }
-    // What is there and never to be seen: row security hides it.
-    Err(Error::invalid(
-        "id",
+    let place = second.get();
+    let id = operations.get(place).map_or("", |placed| placed.id.as_str());
+    let refusal = Error::invalid(
+        format!("id {}", shown(id)),
         "is taken by an item that this role may not see",
-        "choose another id, or ask for a policy that shows it",
-    )
-    .into())
+        "choose another id, or ask for the right to see it",
+    );
+    Err(name(refusal.into(), place, id))
 }
 
 /// Runs operations in order. None if another writer was first with an id: it is there now, and all is to be decided
 /// anew.
-fn attempt(operations: &[Placed], name: Name) -> Outcome<Option<Vec<Done>>> {
+fn attempt(operations: &[Placed], name: Name, second: &Cell<usize>) -> Outcome<Option<Vec<Done>>> {
     let mut done = Vec::with_capacity(operations.len());
     let mut rest = operations;
     // An id that occurs twice is decided twice, the second time on what the first left.
     while !rest.is_empty() {
         let (round, later) = rest.split_at(distinct(rest));
-        match run_round(round, name)? {
+        match run_round(round, name, second)? {
             Some(results) => done.extend(results),
             None => return Ok(None),
         }
@@ -129,7 +134,7 @@ fn distinct(operations: &[Placed]) -> usize {
 }
 
 /// Runs operations on distinct ids. None if another writer was first with one of them.
-fn run_round(round: &[Placed], name: Name) -> Outcome<Option<Vec<Done>>> {
+fn run_round(round: &[Placed], name: Name, second: &Cell<usize>) -> Outcome<Option<Vec<Done>>> {
     let key = settings::digest_key();
     let now = now();
     planning::by_index(|| {
@@ -146,7 +151,11 @@ fn run_round(round: &[Placed], name: Name) -> Outcome<Option<Vec<Done>>> {
                 writes.add(id, decision, stored)?;
             }
             let late = writes.store(client)?;
-            Ok(late.is_empty().then_some(done))
+            if let Some(placed) = round.iter().find(|placed| late.contains(&placed.id)) {
+                second.set(placed.place);
+                return Ok(None);
+            }
+            Ok(Some(done))
         })
     })
 }
