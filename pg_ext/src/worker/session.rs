@@ -224,13 +224,15 @@ impl Session {
         let key = settings::digest_key();
         let mut report = Report::default();
         for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
-            if link.ways.to_redis {
-                self.push_tombstones(talk, &range)?;
-            }
-            let part = check(&mut Own, talk, &self.name, &key, range, link.ways)?;
+            let part = check(&mut Own, talk, &self.name, &key, range.clone(), link.ways)?;
             report.differences += part.differences;
             report.repaired += part.repaired;
             report.refused.extend(part.refused);
+            // Not before: what was written in Redis before the link was known waits for nobody, and would be lost
+            // under a tombstone of its version without a record.
+            if link.ways.to_redis {
+                self.push_tombstones(talk, &range)?;
+            }
         }
         for (id, reason) in &report.refused {
             self.set_aside(id, "to_redis", None, reason)?;
