@@ -10,6 +10,7 @@ mod replica;
 mod routes;
 mod rows;
 mod settings;
+mod snapshot;
 mod store;
 mod worker;
 

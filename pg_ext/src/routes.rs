@@ -5,6 +5,7 @@
 //! the rows. Moving is no change of an item: versions, hashes and the log stay as they are, as the triggers that would
 //! tell of it are off meanwhile; nobody else writes, for every table of items is locked.
 
+use crate::api::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::store;
 use pgrx::prelude::*;
@@ -152,8 +153,9 @@ fn rehang(client: &mut SpiClient<'_>, routes: &[&Route], from: &str, to: &str) -
 
 /// Routes the ids under a prefix to a new table. Returns how many items moved there. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn route(prefix: &str, table_name: &str) -> i64 {
+fn route(prefix: Option<&str>, table_name: Option<&str>) -> i64 {
     answer(Spi::connect_mut(|client| {
+        let (prefix, table_name) = (given("prefix", prefix)?, given("table_name", table_name)?);
         let routes = begin(client)?;
         let number = routes.iter().map(|route| route.number).max().unwrap_or(0) + 1;
         let moved = make(client, prefix, table_name, number, &routes)?;
@@ -168,8 +170,10 @@ fn route(prefix: &str, table_name: &str) -> i64 {
 
 /// Makes the tables of a row of `tandem.routes`, unless they are there. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn make_route(prefix: &str, table_name: &str, number: i64) {
+fn make_route(prefix: Option<&str>, table_name: Option<&str>, number: Option<i64>) {
     answer(Spi::connect_mut(|client| -> Outcome<()> {
+        let (prefix, table_name) = (given("prefix", prefix)?, given("table_name", table_name)?);
+        let number = given("number", number)?;
         let routes = begin(client)?;
         let place = Route { prefix: prefix.to_owned(), table: table_name.to_owned(), number }.place();
         let there = client.update(
@@ -245,8 +249,9 @@ fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
 /// Moves the items under a routed prefix back to where they would be without, and drops the table. Returns how many
 /// moved. Errors: `NOTFOUND`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unroute(prefix: &str) -> i64 {
+fn unroute(prefix: Option<&str>) -> i64 {
     answer(Spi::connect_mut(|client| {
+        let prefix = given("prefix", prefix)?;
         let routes = begin(client)?;
         let Some(route) = routes.iter().find(|route| route.prefix == prefix) else {
             return Err(Error::NotFound { what: format!("route of prefix {}", shown(prefix)) }.into());

@@ -68,7 +68,7 @@ fn digest(version: i64, id: &str, state: &str, is_json: bool, payload_hash: &[u8
 }
 
 /// The version of the tombstone of a deleted row: what the function that deletes has decided, else the next one.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern(volatile, strict, parallel_unsafe)]
 fn removed_version(id: &str, version: i64) -> i64 {
     let next = || Ok(Version::new(version.into())?.next()?.get() as i64);
     store::removals::version(id).unwrap_or_else(|| answer(next()))
@@ -107,7 +107,8 @@ fn position_seq(since: Option<&str>) -> i64 {
 
 /// True if the log, emptied up to a position, reaches back to another one. Errors: `STALE`, `INVALID`.
 #[pg_extern(immutable, parallel_safe)]
-fn check_position(since: Option<&str>, truncated_xid: i64, truncated_seq: i64) -> bool {
+fn check_position(since: Option<&str>, truncated_xid: Option<i64>, truncated_seq: Option<i64>) -> bool {
+    let (truncated_xid, truncated_seq) = (truncated_xid.unwrap_or(0), truncated_seq.unwrap_or(0));
     let check = |since: &str| -> Result<bool> {
         if position(since)? >= (truncated_xid, truncated_seq) {
             return Ok(true);

@@ -4,14 +4,82 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use tandem_shared::DigestKey;
+use tandem_shared::decide::Retention;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
 
 static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
 static CONTENT_MAX: GucSetting<i32> = GucSetting::<i32>::new(CONTENT_BYTES_MAX as i32);
 
+static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+static CHECKS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(20);
+static TOMBSTONE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 3600);
+static REPORT_ROWS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// Files for TLS to Redis, those that are set.
+pub struct TlsFiles {
+    /// Certificates of authorities.
+    pub ca: Option<String>,
+    /// The worker's certificate.
+    pub cert: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+}
+
+/// The files for TLS.
+pub fn tls_files() -> TlsFiles {
+    let path =
+        |setting: &GucSetting<Option<CString>>| Some(text(setting.get())).filter(|path| !path.is_empty());
+    TlsFiles { ca: path(&TLS_CA_FILE), cert: path(&TLS_CERT_FILE), key: path(&TLS_KEY_FILE) }
+}
+
 /// Defines the settings.
 pub fn define() {
+    for (name, what, setting) in [
+        (
+            c"tandem.tls_ca_file",
+            c"Certificates that Redis' own is checked against; the system's if empty",
+            &TLS_CA_FILE,
+        ),
+        (c"tandem.tls_cert_file", c"Certificate that the worker shows to Redis", &TLS_CERT_FILE),
+        (c"tandem.tls_key_file", c"Key of tandem.tls_cert_file", &TLS_KEY_FILE),
+    ] {
+        let flags = GucFlags::SUPERUSER_ONLY;
+        GucRegistry::define_string_guc(name, what, c"A file in PEM.", setting, GucContext::Sighup, flags);
+    }
+    GucRegistry::define_int_guc(
+        c"tandem.checks_kept",
+        c"Runs of checks of each link that tandem.checks and tandem.reports keep",
+        c"",
+        &CHECKS_KEPT,
+        1,
+        100_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.tombstone_retention",
+        c"How long removed ids are remembered once every link has taken the removal, 0 for ever; as Redis' tandem.tombstone-retention-ms",
+        c"A side that was away for longer, or was restored from a copy that is older, brings back what was removed.",
+        &TOMBSTONE_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.report_rows_max",
+        c"Ids that tandem.reports names of one run of a check; the counts are of all",
+        c"",
+        &REPORT_ROWS_MAX,
+        0,
+        10_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"tandem.digest_secret",
         c"Secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
@@ -57,6 +125,21 @@ pub fn databases() -> Vec<String> {
 /// Largest content accepted, in bytes.
 pub fn content_bytes_max() -> usize {
     usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX)
+}
+
+/// How long tombstones are kept.
+pub fn tombstone_retention() -> Retention {
+    Retention::of_ms(u64::try_from(TOMBSTONE_RETENTION.get()).unwrap_or(0) * 1000)
+}
+
+/// Runs of checks kept of each link.
+pub fn checks_kept() -> i32 {
+    CHECKS_KEPT.get()
+}
+
+/// Ids that a report names.
+pub fn report_rows_max() -> usize {
+    usize::try_from(REPORT_ROWS_MAX.get()).unwrap_or(0)
 }
 
 /// The key of digests under the present secret.

@@ -22,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 28] = [
+const DOCS: [Doc; 29] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -85,6 +85,13 @@ const DOCS: [Doc; 28] = [
         complexity: c"O(log N) a hash",
         keys: Keys::None,
         writes: false,
+    },
+    Doc {
+        name: c"tandem.getorput",
+        summary: c"Returns an item, writing it first if there is none",
+        complexity: c"O(log N) and the size of the content",
+        keys: Keys::First,
+        writes: true,
     },
     Doc {
         name: c"tandem.merge",

@@ -5,6 +5,7 @@
 use crate::pending::Pending;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
@@ -20,6 +21,8 @@ pub struct Database {
     pub tombstones: BTreeMap<Box<str>, Revision>,
     /// What the links have not taken yet.
     pub pending: Pending,
+    /// How long the other sides of the links keep tombstones; each says so when it attaches.
+    pub peers: HashMap<Box<str>, Retention>,
     /// The highest version ever seen here: what a write counts on from when every copy was dropped.
     pub version_high: Option<Version>,
 }
@@ -46,6 +49,18 @@ impl Database {
         } else {
             self.index.remove(id)
         };
+    }
+
+    /// How long tombstones bind here, where they are kept for `own` by this server's setting.
+    pub fn binding(&self, own: Retention) -> Retention {
+        self.peers.values().fold(own, |shortest, peer| shortest.shorter(*peer))
+    }
+
+    /// How long they are kept; for ever while a link has not said how long its other side does.
+    pub fn kept(&self, own: Retention) -> Retention {
+        let all_said = self.pending.links().all(|(name, _)| self.peers.contains_key(name));
+        let own = if all_said { own } else { Retention::of_ms(0) };
+        self.peers.values().fold(own, |longest, peer| longest.longer(*peer))
     }
 
     /// Attaches a link; false if it was attached. What lives here is compared when a link begins. What was removed
@@ -110,6 +125,8 @@ pub struct Engine {
     pub last_left: Option<(Box<str>, u64)>,
     /// Length to which the CDC stream of a database is cut, 0 for no stream.
     pub cdc_length_max: u64,
+    /// How long tombstones are kept.
+    pub retention: Retention,
 }
 
 thread_local! {
@@ -124,6 +141,7 @@ thread_local! {
         evictions: Evictions::default(),
         last_left: None,
         cdc_length_max: 0,
+        retention: Retention::of_ms(0),
     });
 }
 

@@ -41,11 +41,11 @@ mod persist;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod reply;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod retention;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod settings;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod store;
-#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
-mod waiting;
 
 use commands::{batches, effect, items, link, merkle, pages, states, wait};
 use datatype::ITEM_TYPE;
@@ -76,6 +76,7 @@ fn init(context: &Context, _: &[RedisString]) -> Status {
         context.log_warning("tandem: this server lacks an API the module needs; Redis 7.0.1 or later has it");
         return Status::Err;
     }
+    retention::start(context);
     Status::Ok
 }
 
@@ -88,6 +89,7 @@ redis_module! {
     info: info,
     commands: [
         ["tandem.put", command(items::put), "write deny-oom", 1, 1, 1, ""],
+        ["tandem.getorput", command(items::get_or_put), "write deny-oom", 1, 1, 1, ""],
         ["tandem.merge", command(items::merge), "write deny-oom", 1, 1, 1, ""],
         ["tandem.get", command(items::get), "readonly fast", 1, 1, 1, ""],
         ["tandem.mget", command(items::mget), "readonly", 1, -1, 1, ""],
@@ -115,6 +117,7 @@ redis_module! {
         i64: [
             ["content-bytes-max", &*settings::CONTENT_BYTES_MAX, settings::CONTENT_BYTES_DEFAULT, 1, settings::CONTENT_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
             ["cdc-maxlen", &*settings::CDC_LENGTH_MAX, 0, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
+            ["tombstone-retention-ms", &*settings::RETENTION_MS, settings::RETENTION_MS_DEFAULT, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["pending-bytes-max", &*settings::PENDING_BYTES_MAX, settings::PENDING_BYTES_DEFAULT, 1024, i64::MAX, settings::CHANGEABLE, Some(Box::new(settings::changed))],
         ],
         string: [

@@ -74,6 +74,13 @@ impl Pending {
         self.by_seq.get(self.by_id.get(id)?)
     }
 
+    /// Whether a link has still to take an id; a drop of everything waits for each.
+    pub fn waits(&self, link: &str, id: &str) -> bool {
+        let Some(acked) = self.links.get(link) else { return false };
+        let seq = |id: &str| self.by_id.get(id).is_some_and(|seq| seq > acked);
+        seq(id) || seq(EVERYTHING)
+    }
+
     /// Ids that wait, in byte order.
     pub fn ids(&self, range: &Range) -> impl Iterator<Item = &str> {
         let start = range.start.as_str().max("\u{1}");
@@ -276,7 +283,9 @@ mod tests {
         pending.attach("two");
         pending.written("a", Some("one"), None);
         assert_eq!(pending.get("a").unwrap().origin.as_deref(), Some("one"));
+        assert!(pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("three", "a"));
         assert_eq!(pending.acknowledge("one", 1), Some(0));
+        assert!(!pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("two", "b"));
         assert!(pending.detach("two"));
         assert_eq!(pending.len(), 0);
     }

@@ -5,6 +5,7 @@ use redis_module::configuration::{ConfigurationContext, ConfigurationFlags};
 use redis_module::{ConfigurationValue, Context, RedisGILGuard};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use tandem_shared::decide::Retention;
 use tandem_shared::limits::CONTENT_BYTES_MAX as CONTENT_LIMIT;
 use tandem_shared::{DigestKey, Result};
 
@@ -12,6 +13,8 @@ use tandem_shared::{DigestKey, Result};
 pub const CONTENT_BYTES_DEFAULT: i64 = CONTENT_LIMIT as i64;
 /// Default of `tandem.pending-bytes-max`.
 pub const PENDING_BYTES_DEFAULT: i64 = 256 * 1024 * 1024;
+/// Default of `tandem.tombstone-retention-ms`: 7 days.
+pub const RETENTION_MS_DEFAULT: i64 = 7 * 24 * 3_600_000;
 /// A number that may be changed at run time.
 pub const CHANGEABLE_NUMBER: ConfigurationFlags = ConfigurationFlags::DEFAULT;
 /// A size that may be changed at run time.
@@ -26,6 +29,8 @@ pub static CONTENT_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::
 pub static PENDING_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PENDING_BYTES_DEFAULT));
 /// Length to which `tandem:cdc` is cut, 0 for no stream.
 pub static CDC_LENGTH_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(0));
+/// How long removed ids are remembered once every link has taken the removal, 0 for ever.
+pub static RETENTION_MS: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(RETENTION_MS_DEFAULT));
 /// The secret that the digest key is derived from.
 pub static DIGEST_SECRET: LazyLock<RedisGILGuard<String>> = LazyLock::new(RedisGILGuard::default);
 
@@ -39,6 +44,7 @@ fn take_sizes() -> Result<()> {
     engine::with(|engine| {
         engine.content_bytes_max = bytes(&CONTENT_BYTES_MAX);
         engine.pending_bytes_max = bytes(&PENDING_BYTES_MAX);
+        engine.retention = Retention::of_ms(RETENTION_MS.load(Ordering::Relaxed).try_into().unwrap_or(0));
         engine.cdc_length_max = u64::try_from(CDC_LENGTH_MAX.load(Ordering::Relaxed)).unwrap_or(0);
     })
 }

@@ -170,11 +170,17 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
     let digest_key = digest_key()?;
+    let (now, retention) = (now()?, engine::with(|engine| engine.retention)?);
     // What is shared takes the place of a local item.
     let applied = match key.item().filter(|item| !item.local()) {
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
+            let since = database.binding(retention).bound_since(now);
             let current = database.tombstones.get(id).map(Revision::head);
+            // One that may be dropped any moment does not bind what a link brings.
+            let current = current.filter(|head| {
+                writer == Writer::Client || head.timestamp >= since || database.pending.get(id).is_some()
+            });
             decide_apply(&digest_key, id, current.as_ref(), &revision.head())
         })?,
     };

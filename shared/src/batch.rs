@@ -1,14 +1,17 @@
 //! Batches as JSON (docs/surface.md): an array of operations, read into the types of [`crate::request`].
 
-use crate::content::{ContentType, canonicalize};
+use crate::content::{ContentType, canonicalize_to};
 use crate::error::{Error, Result};
 use crate::id::check_id;
-use crate::limits::BATCH_ITEMS_MAX;
+use crate::limits::{BATCH_ITEMS_MAX, JSON_DEPTH_MAX};
 use crate::request::{MergeRequest, Operation, PutOptions, PutRequest, RemoveRequest, StateRequest};
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+
+/// Levels of nesting around a content: the array and the element.
+const WRAPPING: usize = 2;
 
 /// One element of the array. What an operation does not take must be absent.
 #[derive(Deserialize)]
@@ -79,7 +82,7 @@ pub fn stamp(operations: &mut [(String, Operation)], batch: &str) -> Result<()> 
 
 fn read(json: &[u8], only: Option<&str>, limit_bytes: usize) -> Result<Vec<(String, Operation)>> {
     // The canonical form settles what JSON is, duplicate keys included, before another reader sees it.
-    let canonical = canonicalize(json)?;
+    let canonical = canonicalize_to(json, JSON_DEPTH_MAX + WRAPPING)?;
     let elements: Vec<&RawValue> = serde_json::from_slice(&canonical)
         .map_err(|_| Error::invalid("batch", "is not an array", "give an array of objects"))?;
     check_count(elements.len())?;
@@ -230,6 +233,10 @@ mod tests {
         assert!(put.local && put.version.unwrap().get() == 7);
         let Operation::Put(put) = &read[1].1 else { panic!() };
         assert_eq!((put.content.bytes(), put.content.content_type()), (&[0, 255][..], ContentType::Binary));
+        let deep = format!("{}{}", "[".repeat(JSON_DEPTH_MAX), "]".repeat(JSON_DEPTH_MAX));
+        let wrapped = |deep: &str| format!(r#"[{{"op":"put","id":"a","payload":{deep}}}]"#);
+        assert!(operations(wrapped(&deep).as_bytes(), LIMIT).is_ok());
+        assert_eq!(refused(&wrapped(&format!("[{deep}]"))).code(), Code::BadJson);
         let null = operations(br#"[{"op":"put","id":"a","payload":null}]"#, LIMIT).unwrap();
         assert!(matches!(&null[0].1, Operation::Put(put) if put.content.bytes() == b"null"));
         assert!(matches!(&read[3].1, Operation::Remove(remove) if remove.version.unwrap().get() == 9));

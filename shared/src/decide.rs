@@ -206,6 +206,53 @@ pub fn decide_apply(key: &DigestKey, id: &str, current: Option<&Head<'_>>, offer
     Applied { outcome, conflict: is_conflict(key, id, offered, current) }
 }
 
+/// How long tombstones are kept once every link has acknowledged them (DESIGN section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    ms: u64,
+}
+
+impl Retention {
+    /// So many milliseconds; 0 for ever.
+    pub const fn of_ms(ms: u64) -> Retention {
+        Retention { ms }
+    }
+
+    /// The number of milliseconds, 0 for ever.
+    pub const fn ms(self) -> u64 {
+        self.ms
+    }
+
+    /// The shorter of two: a tombstone binds only as long as on both sides.
+    pub fn shorter(self, other: Retention) -> Retention {
+        if other.ms != 0 && (self.ms == 0 || other.ms < self.ms) { other } else { self }
+    }
+
+    /// The longer of two: a tombstone is kept until it binds on neither side.
+    pub fn longer(self, other: Retention) -> Retention {
+        if self.shorter(other) == self { other } else { self }
+    }
+
+    /// Tombstones written before this no longer bind: a revision that comes over a link is joined as if they were gone.
+    ///
+    /// The two sides do not drop a tombstone at one moment. Who puts on the side that has dropped it begins at version
+    /// 1, and would lose against the tombstone that the other side has still. So a tombstone stops to bind on both
+    /// before either drops it.
+    pub fn bound_since(self, now: Timestamp) -> Timestamp {
+        self.since(now, self.ms)
+    }
+
+    /// Tombstones written before this are dropped: a quarter of the time later, which is room for clocks that differ.
+    pub fn kept_since(self, now: Timestamp) -> Timestamp {
+        self.since(now, self.ms.saturating_add(self.ms / 4).saturating_add(1))
+    }
+
+    fn since(self, now: Timestamp, ms: u64) -> Timestamp {
+        let since = now.unix_ms().saturating_sub(ms);
+        if self.ms == 0 { Timestamp::EPOCH } else { Timestamp::new(since.into()).unwrap_or(Timestamp::EPOCH) }
+    }
+}
+
 /// The version and timestamp of a row that plain DML writes. `current` is the row's old state, or the tombstone
 /// under its id; `given` is the version the statement sets, `None` if it leaves it as it is; `changed` says
 /// whether content, type or state differ from a live `current`. `None` means: nothing to version here.
@@ -275,6 +322,27 @@ fn check_precondition(
                 current: etag(digest),
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod retention_tests {
+    use super::*;
+
+    #[test]
+    fn a_tombstone_stops_to_bind_before_it_is_dropped() {
+        let at = |ms: i128| Timestamp::new(ms).unwrap();
+        let second = Retention::of_ms(1000);
+        assert_eq!((second.bound_since(at(5000)), second.kept_since(at(5000))), (at(4000), at(3749)));
+        assert_eq!(second.bound_since(at(10)), Timestamp::EPOCH);
+        let for_ever = Retention::of_ms(0);
+        assert_eq!((for_ever.bound_since(at(9)), for_ever.kept_since(at(9))), (at(0), at(0)));
+        for (a, b) in [(second, for_ever), (for_ever, second)] {
+            assert_eq!((a.shorter(b), a.longer(b)), (second, for_ever));
+        }
+        assert_eq!(second.shorter(Retention::of_ms(5)).ms(), 5);
+        assert_eq!((second.longer(Retention::of_ms(5)), second.longer(second)), (second, second));
+        assert!(Retention::of_ms(1).kept_since(at(9)) < Retention::of_ms(1).bound_since(at(9)));
     }
 }
 

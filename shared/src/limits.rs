@@ -31,3 +31,5 @@ const _: () = assert!(ID_BYTES_MAX <= u16::MAX as usize, "ids are length-prefixe
 pub const BATCH_ITEMS_MAX: usize = 10_000;
 /// Longest name of a home instance in the audit object, in bytes.
 pub const HOME_BYTES_MAX: usize = 128;
+/// Longest wait for the links, in milliseconds: a day.
+pub const WAIT_MS_MAX: u64 = 86_400_000;

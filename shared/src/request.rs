@@ -3,8 +3,9 @@
 use crate::content::{Content, ContentType};
 use crate::digest::Digest;
 use crate::error::{Error, Result, shown};
-use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
+use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, WAIT_MS_MAX};
 use crate::revision::{Audit, Revision, State, Version};
+use std::time::Duration;
 
 /// What must hold of the stored item for a write to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -235,6 +236,19 @@ pub fn page_limit(limit: Option<i64>) -> Result<usize> {
             format!("limit {limit}"),
             "is out of range",
             format!("give 1 to {PAGE_ITEMS_MAX} and go on with the last id as AFTER"),
+        )),
+    }
+}
+
+/// How long to wait for the links, `None` for ever (0). Errors: `INVALID`.
+pub fn check_wait(timeout_ms: i64) -> Result<Option<Duration>> {
+    match u64::try_from(timeout_ms) {
+        Ok(0) => Ok(None),
+        Ok(timeout @ 1..=WAIT_MS_MAX) => Ok(Some(Duration::from_millis(timeout))),
+        _ => Err(Error::invalid(
+            format!("timeout {timeout_ms}"),
+            "is out of range",
+            format!("give milliseconds up to {WAIT_MS_MAX}, or 0 to wait for ever"),
         )),
     }
 }

@@ -29,3 +29,5 @@ COMMENT ON FUNCTION tandem.clean_branches IS 'a page of the children of a path t
 COMMENT ON FUNCTION tandem.is_clean IS 'whether nothing in a subtree is dirty';
 COMMENT ON FUNCTION tandem.verify IS 'recounts the blocks against the items and hashes every payload again';
 COMMENT ON FUNCTION tandem.fold IS 'adds pending changes of the log to the blocks';
+COMMENT ON FUNCTION tandem.wait_synced IS
+    'number of links that have taken all writes committed before the call; waits for all, at most so many milliseconds, 0 for ever';

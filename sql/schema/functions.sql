@@ -13,6 +13,29 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1 AS $$
     SELECT (tandem.item_of(i)).* FROM tandem.items i WHERE i.id = tandem.check_id($1)
 $$;
 
+-- Of many callers at once one writes; the others wait for its transaction and read what it wrote.
+CREATE FUNCTION tandem.get_or_put(id text, payload text, state text DEFAULT NULL, audit text DEFAULT NULL,
+    type text DEFAULT NULL, local boolean DEFAULT false) RETURNS tandem.item
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    stored tandem.item;
+BEGIN
+    LOOP
+        SELECT (tandem.item_of(i)).* INTO stored FROM tandem.items i WHERE i.id = tandem.check_id($1);
+        IF FOUND THEN
+            RETURN stored;
+        END IF;
+        BEGIN
+            PERFORM tandem.put($1, $2, state => $3, if_absent => true, audit => $4, type => $5, local => $6);
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tandem.get_or_put IS 'the item, written first if there is none; of many callers at once exactly one writes';
+
 CREATE FUNCTION tandem.get_many(ids text[]) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
     SELECT (tandem.item_of(i)).*
@@ -149,13 +172,17 @@ COMMENT ON FUNCTION tandem.log_position IS 'the position after which the next ch
 
 CREATE FUNCTION tandem.links() RETURNS TABLE (name text, mode text, prefix text, direction text, paused boolean,
     state text, pulled bigint, pushed bigint, waiting bigint, last_error text, last_error_at timestamptz,
-    last_check_at timestamptz, last_check_answer text)
+    check_every interval, last_check_at timestamptz, last_check_answer text, last_check_reason text,
+    last_check_differences bigint, last_check_repaired bigint, last_check_ranges bigint, last_check_bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT l.name, l.mode, l.prefix, l.direction, l.paused, l.state, l.pulled, l.pushed,
         (SELECT count(*) FROM tandem.changes c WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
             AND c.origin IS DISTINCT FROM l.name),
-        l.last_error, l.last_error_at, l.last_check_at, l.last_check_answer
-    FROM tandem.links l ORDER BY l.name
+        l.last_error, l.last_error_at, l.check_every, k.finished_at, k.answer, k.reason, k.differences, k.repaired,
+        k.ranges, k.bytes
+    FROM tandem.links l LEFT JOIN LATERAL (SELECT * FROM tandem.checks c
+        WHERE c.link = l.name AND c.finished_at IS NOT NULL ORDER BY c.run DESC LIMIT 1) k ON true
+    ORDER BY l.name
 $$;
 COMMENT ON FUNCTION tandem.links IS 'the links, without their addresses: those hold passwords';
 
@@ -171,6 +198,47 @@ LANGUAGE sql STABLE AS $$
     UNION ALL SELECT 'dead_letters', (SELECT count(*)::text FROM tandem.dead_letters)
     UNION ALL SELECT 'link ' || l.name, l.state || CASE WHEN l.paused THEN ' (paused)' ELSE '' END
         || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
+$$;
+
+CREATE FUNCTION tandem.discard_dead_letter(seq bigint) RETURNS boolean LANGUAGE sql AS $$
+    WITH gone AS (DELETE FROM tandem.dead_letters d WHERE d.seq = $1 RETURNING 1) SELECT EXISTS (SELECT FROM gone)
+$$;
+COMMENT ON FUNCTION tandem.discard_dead_letter IS 'gives up a revision that was set aside; true if it was there';
+
+-- Whether every link has taken the last change of an id. One that takes nothing from here never does.
+CREATE FUNCTION tandem.is_taken(id text) RETURNS boolean
+LANGUAGE sql STABLE SET jit = off SET enable_seqscan = off AS $$
+    SELECT NOT EXISTS (SELECT FROM tandem.links l
+        WHERE (starts_with($1, l.prefix) OR starts_with($1, 'tandem/'))
+          AND (l.needs_check OR l.direction = 'from_redis' OR EXISTS (SELECT FROM tandem.changes c
+            WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.id = $1)))
+$$;
+
+-- Drops tombstones written before a time (milliseconds) that every link has taken, a batch of them; how many. What no
+-- link has taken yet is looked up once, and not once a tombstone.
+CREATE FUNCTION tandem.forget_tombstones(before bigint, lim bigint) RETURNS bigint
+LANGUAGE sql SET jit = off AS $$
+    WITH untaken AS MATERIALIZED (
+        SELECT DISTINCT c.id FROM tandem.links l JOIN tandem.changes c
+            ON (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
+           AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/'))),
+    gone AS (
+        DELETE FROM tandem.tombstones t WHERE t.id IN (
+            SELECT o.id FROM tandem.tombstones o
+            WHERE o."timestamp" < $1 AND NOT EXISTS (SELECT FROM untaken u WHERE u.id = o.id)
+              AND NOT EXISTS (SELECT FROM tandem.links l WHERE (l.needs_check OR l.direction = 'from_redis')
+                AND (starts_with(o.id, l.prefix) OR starts_with(o.id, 'tandem/')))
+            LIMIT $2)
+        RETURNING 1)
+    SELECT count(*) FROM gone
+$$;
+
+-- Forgets all but the last runs of checks of each link, and those of links that are gone.
+CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM tandem.checks c WHERE c.run IN (
+        SELECT o.run FROM (SELECT a.run, a.link, row_number() OVER (PARTITION BY a.link ORDER BY a.run DESC) AS age
+            FROM tandem.checks a) o
+        WHERE o.age > kept OR NOT EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link))
 $$;
 
 -- Moves the log on to the next slot when the present one has grown or aged, and empties the one after that, if every

@@ -17,7 +17,8 @@ END
 $$;
 GRANT USAGE ON SCHEMA tandem TO tandem_reader, tandem_writer;
 GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.conflicts,
-    tandem.dead_letters, tandem.routes TO tandem_reader, tandem_writer;
+    tandem.dead_letters, tandem.routes, tandem.checks, tandem.reports, tandem.check_progress,
+    tandem.link_status TO tandem_reader, tandem_writer;
 GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
 GRANT INSERT ON tandem.conflicts TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.
@@ -25,4 +26,5 @@ GRANT SELECT (name, prefix, direction, needs_check, pushed_xid, pushed_seq) ON t
     TO tandem_reader, tandem_writer;
 -- Tables are made and dropped by the extension's owner.
 REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tandem.make_route(text, text, bigint),
-    tandem.add_triggers(regclass, boolean) FROM PUBLIC;
+    tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.rotate_log(),
+    tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;

@@ -38,6 +38,7 @@ CREATE TABLE tandem.tombstones (
     "timestamp" bigint NOT NULL,
     audit jsonb
 );
+CREATE INDEX tombstones_timestamp ON tandem.tombstones USING brin ("timestamp") WITH (autosummarize);
 COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
 
 -- The log of changes: one row a change, in a few slots that are truncated in rotation instead of vacuumed.
@@ -105,9 +106,51 @@ CREATE TABLE tandem.links (
     pushed bigint NOT NULL DEFAULT 0,
     last_error text,
     last_error_at timestamptz,
-    last_check_at timestamptz,
-    last_check_answer text
+    check_every interval CHECK (check_every > interval '0'),
+    -- What waited in Redis for the link when it was asked last, and since when something has.
+    redis_waiting bigint,
+    redis_waiting_since timestamptz
 ) WITH (fillfactor = 50);
+
+-- Runs of checks. A run has a row of its own, so that nobody waits for who checks inside a longer transaction; the
+-- manager keeps the last of each link.
+CREATE TABLE tandem.checks (
+    run bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    link text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('attach', 'scheduled', 'reconcile')),
+    prefix text COLLATE "C" NOT NULL,
+    dry_run boolean NOT NULL,
+    phase text NOT NULL CHECK (phase IN ('comparing', 'mending', 'done')),
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    answer text CHECK (answer IN ('equal', 'differs', 'incomplete')),
+    reason text,
+    differences bigint NOT NULL DEFAULT 0,
+    repaired bigint NOT NULL DEFAULT 0,
+    pending bigint NOT NULL DEFAULT 0,
+    ranges bigint NOT NULL DEFAULT 0,
+    rounds bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX checks_link ON tandem.checks (link, run);
+COMMENT ON TABLE tandem.checks IS 'the last runs of checks of each link, with what they answered and counted';
+
+CREATE TABLE tandem.reports (
+    run bigint NOT NULL REFERENCES tandem.checks ON DELETE CASCADE,
+    link text NOT NULL,
+    started_at timestamptz NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    differed text NOT NULL,
+    done text NOT NULL CHECK (done IN ('pulled', 'pushed', 'nothing', 'refused')),
+    reason text
+);
+CREATE INDEX reports_run ON tandem.reports (run, id);
+COMMENT ON TABLE tandem.reports IS 'ids that differed in the last runs of checks, and what was done about each';
+
+CREATE VIEW tandem.check_progress AS
+    SELECT c.link, c.kind, c.phase, c.ranges, c.differences, c.repaired, c.started_at
+    FROM tandem.checks c WHERE c.finished_at IS NULL;
+COMMENT ON VIEW tandem.check_progress IS 'checks that the links run at this moment';
 
 CREATE TABLE tandem.conflicts (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -126,9 +169,42 @@ CREATE TABLE tandem.dead_letters (
     id text NOT NULL,
     revision bytea,
     reason text NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now()
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    attempts integer NOT NULL DEFAULT 1,
+    tried_at timestamptz NOT NULL DEFAULT now(),
+    -- The link's session is asked to push the id again.
+    retry boolean NOT NULL DEFAULT false
 );
+-- To Redis goes what the id has at the time, so one letter stands for all; what came from Redis may be several
+-- revisions that nobody else has any more.
+CREATE UNIQUE INDEX dead_letters_subject ON tandem.dead_letters
+    (link, direction, id, (CASE direction WHEN 'from_redis' THEN sha256(revision) ELSE '' END));
+CREATE INDEX dead_letters_retry ON tandem.dead_letters (link, seq) WHERE retry;
 COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
+
+CREATE VIEW tandem.link_status AS
+    SELECT l.name AS link, d.direction, CASE WHEN l.paused THEN 'paused' ELSE l.state END AS state, w.waiting,
+        w.lag_seconds, l.last_error, l.last_error_at,
+        (SELECT count(*) FROM tandem.dead_letters a WHERE a.link = l.name AND a.direction = d.direction) AS dead_letters,
+        (SELECT count(*) FROM tandem.changes c, tandem.log_state s
+            WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)) AS pending_folds,
+        l.check_every, k.finished_at AS last_check_at, k.answer AS last_check_answer, k.reason AS last_check_reason
+    FROM tandem.links l
+    CROSS JOIN (VALUES ('to_redis'), ('from_redis')) d (direction)
+    LEFT JOIN LATERAL (SELECT * FROM tandem.checks c
+        WHERE c.link = l.name AND c.finished_at IS NOT NULL ORDER BY c.run DESC LIMIT 1) k ON true
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS waiting, greatest(extract(epoch FROM clock_timestamp()) * 1000 - min(c."timestamp"), 0) / 1000
+            AS lag_seconds
+        FROM tandem.changes c
+        WHERE d.direction = 'to_redis' AND (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
+          AND c.origin IS DISTINCT FROM l.name AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/'))
+        HAVING d.direction = 'to_redis'
+        UNION ALL
+        SELECT l.redis_waiting, extract(epoch FROM clock_timestamp() - l.redis_waiting_since)
+        WHERE d.direction = 'from_redis') w
+    WHERE l.direction IN ('both', d.direction);
+COMMENT ON VIEW tandem.link_status IS 'each direction of each link: state, what waits and for how long, errors, dead letters, last check';
 
 CREATE TYPE tandem.item AS (
     id text,
@@ -163,3 +239,5 @@ SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters_seq_seq', '');

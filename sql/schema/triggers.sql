@@ -104,7 +104,7 @@ $$;
 -- Row triggers of the whole are those of each part, statement triggers are not: they run for the table that a
 -- statement names. TRUNCATE names all tables below the one that it is given, so only those with rows have its trigger.
 CREATE FUNCTION tandem.add_triggers(target regclass, has_rows boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format('CREATE TRIGGER tandem_insert AFTER INSERT ON %s
         REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_insert()', target);

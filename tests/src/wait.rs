@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Long enough for anything that works, on a busy machine with two cores.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Long enough for anything that works, on a busy machine with two cores; the postmaster may take a minute to notice
+/// that a worker is to be started again.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 const PAUSE: Duration = Duration::from_millis(20);
 

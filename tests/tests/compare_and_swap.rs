@@ -6,12 +6,12 @@ use postgres::Client;
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 use tandem_shared::codec::{Source, decode};
-use tandem_tests::answer::Answer;
+use tandem_tests::answer::{Answer, of_redis};
 use tandem_tests::census::{check_postgres, check_redis};
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres::{self as pg, Postgres};
 use tandem_tests::redis::{self, Redis};
-use tandem_tests::request::{PutOption, Request};
+use tandem_tests::request::{PutOption, Request, Shape};
 use tandem_tests::sql;
 
 const WRITERS: usize = 16;
@@ -398,4 +398,32 @@ fn a_removal_and_a_put_of_one_version_meet() {
     });
     let letters: i64 = sql::value(&mut client, "SELECT count(*) FROM tandem.dead_letters");
     assert_eq!(letters, 0, "nothing was set aside");
+}
+
+/// Of many that want a value to be there, each with one of its own, exactly one stores it and all see it.
+#[test]
+fn sixteen_callers_get_one_value() {
+    let postgres = Postgres::with_extension(&pg::Options::default());
+    let redis = Redis::start(redis::Options::in_memory());
+    for round in 0..ROUNDS {
+        let seen: BTreeSet<String> = std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let (mut client, mut connection) = (postgres.connect(), redis.connect());
+                    scope.spawn(move || {
+                        let query = format!(
+                            "SELECT 'sql ' || g.version || g.payload::text FROM tandem.get_or_put('one.{round}', '[{writer}]') g"
+                        );
+                        let in_sql: String = sql::value(&mut client, &query);
+                        let (id, payload) = (format!("one.{round}"), format!("[{writer}]"));
+                        let request = ["TANDEM.GETORPUT", &id, &payload];
+                        let record = of_redis(Shape::Record, redis::send(&mut connection, &request));
+                        [in_sql, format!("redis {}", record.text_field("payload"))]
+                    })
+                })
+                .collect();
+            callers.into_iter().flat_map(|caller| caller.join().expect("a caller ends")).collect()
+        });
+        assert_eq!(seen.len(), 2, "one value on each side: {seen:?}");
+    }
 }

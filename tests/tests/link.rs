@@ -338,7 +338,8 @@ fn reconcile_finds_exactly_the_drift_and_mends_it() {
     let before = pair.roots();
 
     let dry = Reconciled::run(&mut client, &format!("'{}', '', true", pair.link));
-    assert_eq!((dry.answer.as_str(), dry.differences, dry.repaired), ("differs", 8, 0), "{dry:?}");
+    // The link is paused, so all of it waits for the link on one side or the other.
+    assert_eq!((dry.answer.as_str(), dry.differences, dry.repaired), ("incomplete", 8, 0), "{dry:?}");
     assert_eq!(dry.ids, drift);
     assert!(dry.ranges > 0 && dry.ranges < 500, "{} ranges for 8 differences among 2000", dry.ranges);
     assert!(dry.bytes > 0 && dry.rounds > 0, "{dry:?}");
@@ -384,16 +385,6 @@ impl Reconciled {
             bytes: row.get("bytes"),
             ids: row.get::<_, Option<Vec<String>>>("ids").unwrap_or_default().into_iter().collect(),
         }
-    }
-}
-
-#[test]
-fn a_reconcile_that_cannot_read_a_side_says_so() {
-    let mut pair = Pair::start();
-    pair.redis.kill_hard();
-    for link in [pair.link.as_str(), "no such link"] {
-        let (state, text) = refused(&mut pair.sql(), &format!("SELECT tandem.reconcile('{link}')"));
-        assert_eq!(state, "08003", "NOLINK: {text}");
     }
 }
 

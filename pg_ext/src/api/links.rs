@@ -1,13 +1,19 @@
 //! link, unlink, pause_link, resume_link, reconcile.
 
+use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::settings;
-use crate::worker::{Connection, Remote, Report, Ways, check, is_preloaded};
+use crate::snapshot;
+use crate::worker::{
+    Broken, Connection, Failed, Local, Remote, Report, Retried, Run, Task, Ways, begin, check, finish,
+    is_preloaded, retry, savepoint,
+};
 use pgrx::prelude::*;
+use tandem_shared::Error;
 use tandem_shared::digest::hex;
 use tandem_shared::error::shown;
 use tandem_shared::id::{Range, check_prefix};
-use tandem_shared::{DigestKey, Error};
+use tandem_shared::request::page_limit;
 
 /// Longest name of a link: it is part of a worker's name, which Postgres cuts at 96 bytes.
 const NAME_BYTES_MAX: usize = 48;
@@ -59,14 +65,17 @@ fn check_worker() -> Outcome<()> {
 /// `NOLINK` where the worker cannot run.
 #[pg_extern(volatile, parallel_unsafe)]
 fn link(
-    url: &str,
+    url: Option<&str>,
     name: default!(Option<&str>, "NULL"),
-    mode: default!(&str, "'mirror'"),
-    prefix: default!(&str, "''"),
-    direction: default!(&str, "'both'"),
+    mode: default!(Option<&str>, "'mirror'"),
+    prefix: default!(Option<&str>, "''"),
+    direction: default!(Option<&str>, "'both'"),
+    check_every: default!(Option<Interval>, "NULL"),
 ) -> String {
     let name = name.unwrap_or("redis");
     answer((|| {
+        let (url, mode) = (given("url", url)?, given("mode", mode)?);
+        let (prefix, direction) = (given("prefix", prefix)?, given("direction", direction)?);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(|letter: char| letter.is_control())
         {
             return Err(Error::invalid(
@@ -79,15 +88,23 @@ fn link(
         check_choice("mode", mode, &["mirror"])?;
         check_choice("direction", direction, &["both", "to_redis", "from_redis"])?;
         check_prefix(prefix)?;
+        if check_every.is_some_and(|pause| pause.as_micros() <= 0) {
+            return Err(Error::invalid(
+                "check_every",
+                "is not a time that passes",
+                "give an interval such as '10 minutes', or NULL for no schedule",
+            )
+            .into());
+        }
         crate::worker::check_url(url)?;
         check_worker()?;
         let made = Spi::connect_mut(|client| -> Outcome<bool> {
             let rows = client.update(
-                "INSERT INTO tandem.links (name, url, mode, prefix, direction, system_identifier) \
-                 SELECT $1, $2, $3, $4, $5, system_identifier FROM pg_control_system() \
+                "INSERT INTO tandem.links (name, url, mode, prefix, direction, check_every, system_identifier) \
+                 SELECT $1, $2, $3, $4, $5, $6, system_identifier FROM pg_control_system() \
                  ON CONFLICT (name) DO NOTHING RETURNING name",
                 None,
-                &[name.into(), url.into(), mode.into(), prefix.into(), direction.into()],
+                &[name.into(), url.into(), mode.into(), prefix.into(), direction.into(), check_every.into()],
             )?;
             Ok(!rows.is_empty())
         })?;
@@ -105,8 +122,9 @@ fn link(
 
 /// Removes a link. True if it was there. Its worker detaches it in Redis.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unlink(name: &str) -> bool {
+fn unlink(name: Option<&str>) -> bool {
     answer((|| {
+        let name = given("name", name)?;
         let removed = Spi::get_one_with_args::<i64>(
             "WITH gone AS (DELETE FROM tandem.links WHERE name = $1 RETURNING 1) SELECT count(*) FROM gone",
             &[name.into()],
@@ -117,17 +135,18 @@ fn unlink(name: &str) -> bool {
 
 /// Stops a link's streams; what is written meanwhile waits on its side. Errors: `NOLINK`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn pause_link(name: &str) {
+fn pause_link(name: Option<&str>) {
     answer(set_paused(name, true));
 }
 
 /// Lets a paused link go on. Errors: `NOLINK`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn resume_link(name: &str) {
+fn resume_link(name: Option<&str>) {
     answer(set_paused(name, false));
 }
 
-fn set_paused(name: &str, paused: bool) -> Outcome<()> {
+fn set_paused(name: Option<&str>, paused: bool) -> Outcome<()> {
+    let name = given("name", name)?;
     let changed = Spi::get_one_with_args::<i64>(
         "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
          changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
@@ -139,25 +158,56 @@ fn set_paused(name: &str, paused: bool) -> Outcome<()> {
     if changed == Some(1) { Ok(()) } else { Err(no_link(name).into()) }
 }
 
+/// Tries again what was set aside, of one link or of all, the oldest first and at most `lim`: what came from Redis is
+/// joined now, what is to go there is pushed by the link's session. What succeeds is no dead letter any more.
+/// Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn retry_dead_letters(
+    link: default!(Option<&str>, "NULL"),
+    lim: default!(Option<i64>, "NULL"),
+) -> TableIterator<'static, (name!(joined, i64), name!(requested, i64), name!(refused, i64))> {
+    let outcome = (|| {
+        let limit = page_limit(lim.or(Some(LETTERS)))?;
+        let Retried { joined, requested, refused } = retry(link, limit as i64)?;
+        Ok((joined, requested, refused))
+    })();
+    TableIterator::once(answer(outcome))
+}
+
+/// Letters tried again unless the caller says otherwise.
+const LETTERS: i64 = 1000;
+
 /// The caller's own transaction.
 struct Within;
 
-impl crate::worker::Local for Within {
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, crate::worker::Broken> {
-        work().map_err(|failure| crate::worker::Broken(failure.to_string()))
+impl Local for Within {
+    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        pgrx::check_for_interrupts!();
+        snapshot::of_this_moment_if_it_may(work).map_err(|failure| Broken(failure.to_string()))
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+        pgrx::check_for_interrupts!();
+        savepoint(work)
+    }
+
+    /// Nobody would see it before the caller commits.
+    fn tell(&mut self, _: &'static str, _: &Report) -> Result<(), Broken> {
+        Ok(())
     }
 }
 
 type ReconcileRow = (String, i64, i64, i64, i64, i64, Vec<String>, i64, Option<String>);
 
-/// Compares both sides of a link under a prefix, and unless `dry_run` mends what differs by joining both ways.
-/// Errors: `NOLINK`, `INVALID`.
+/// Compares both sides of a link under a prefix, and unless `dry_run` mends what differs by joining both ways; at most
+/// `max_rows` ids that differ. Errors: `NOLINK` where there is no such link, `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
 fn reconcile(
-    link: &str,
-    prefix: default!(&str, "''"),
-    dry_run: default!(bool, "false"),
+    link: Option<&str>,
+    prefix: default!(Option<&str>, "''"),
+    dry_run: default!(Option<bool>, "false"),
+    max_rows: default!(Option<i64>, "NULL"),
 ) -> TableIterator<
     'static,
     (
@@ -172,82 +222,78 @@ fn reconcile(
         name!(reason, Option<String>),
     ),
 > {
-    TableIterator::once(answer(run_reconcile(link, prefix, dry_run)))
+    let outcome = (|| {
+        let (link, prefix) = (given("link", link)?, given("prefix", prefix)?);
+        run_reconcile(link, prefix, given("dry_run", dry_run)?, max_rows)
+    })();
+    TableIterator::once(answer(outcome))
 }
 
-fn run_reconcile(link: &str, prefix: &str, dry_run: bool) -> Outcome<ReconcileRow> {
-    check_prefix(prefix)?;
-    let (url, linked, ways) = Spi::connect(|client| -> Outcome<(Option<String>, Option<String>, Ways)> {
+/// A link as `reconcile` needs it.
+struct Linked {
+    url: String,
+    prefix: String,
+    ways: Ways,
+}
+
+fn linked(name: &str) -> Outcome<Linked> {
+    Spi::connect(|client| {
         let rows = client.select(
             "SELECT url, prefix, direction FROM tandem.links WHERE name = $1",
             None,
-            &[link.into()],
+            &[name.into()],
         )?;
-        match rows.into_iter().next() {
-            Some(row) => Ok((row.get(1)?, row.get(2)?, Ways::of(row.get::<&str>(3)?.unwrap_or_default()))),
-            None => Err(no_link(link).into()),
-        }
+        let Some(row) = rows.into_iter().next() else { return Err(no_link(name).into()) };
+        Ok(Linked {
+            url: row.get(1)?.unwrap_or_default(),
+            prefix: row.get(2)?.unwrap_or_default(),
+            ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
+        })
+    })
+}
+
+fn run_reconcile(name: &str, prefix: &str, dry_run: bool, max_rows: Option<i64>) -> Outcome<ReconcileRow> {
+    check_prefix(prefix)?;
+    let ids_max = max_rows.map(|max| u64::try_from(max).ok().filter(|max| *max > 0).ok_or(max)).transpose();
+    let ids_max = ids_max.map_err(|max| {
+        Error::invalid(format!("max_rows {max}"), "is out of range", "give 1 or more, or NULL for no bound")
     })?;
-    let ways = if dry_run { Ways::NONE } else { ways };
-    let unreachable = |problem: String| Error::NoLink {
-        what: format!("link {}", shown(link)),
-        problem,
-        remedy: "see that Redis runs with the module and retry".to_owned(),
-    };
-    let key = settings::digest_key();
-    let mut connection =
-        Connection::open(&url.unwrap_or_default()).map_err(|error| unreachable(error.to_string()))?;
-    if !dry_run {
-        Remote(&mut connection)
-            .attach(link, &hex(&key.check()))
-            .map_err(|error| unreachable(error.to_string()))?;
-    }
+    let linked = linked(name)?;
     let wanted = Range::of_prefix(prefix)?;
+    let ranges = crate::worker::ranges(&linked.prefix)?.into_iter().map(|range| range.intersection(&wanted));
+    let ranges = ranges.filter(|range| !range.is_empty()).collect();
+    let ways = if dry_run { Ways::NONE } else { linked.ways };
+    let task = Task { link: name, key: settings::digest_key(), ways, ids_max };
     let mut report = Report::default();
-    for range in crate::worker::ranges(&linked.unwrap_or_default())? {
-        let range = range.intersection(&wanted);
-        if !range.is_empty() {
-            let part = compare(&mut connection, link, &key, range, ways).map_err(unreachable)?;
-            add(&mut report, part);
+    let compared = (|| {
+        let mut connection = Connection::open(&linked.url)?;
+        if !dry_run {
+            Remote(&mut connection).attach(name, &hex(&task.key.check()))?;
         }
+        check(&mut Within, &mut connection, &task, ranges, &mut report)
+    })();
+    if let Err(Broken(reason)) = compared {
+        report.cut_short = Some(reason);
     }
-    Ok(row(report, dry_run))
+    // Last, as a transaction that has written holds back the log for every link.
+    record(&Run { link: name, kind: "reconcile", prefix, dry_run }, &report)?;
+    Ok(row(report))
 }
 
-fn compare(
-    connection: &mut Connection,
-    link: &str,
-    key: &DigestKey,
-    range: Range,
-    ways: Ways,
-) -> Result<Report, String> {
-    check(&mut Within, connection, link, key, range, ways).map_err(|error| error.to_string())
+fn record(run: &Run<'_>, report: &Report) -> Outcome<()> {
+    // SAFETY: plain reads of the backend's own state.
+    if unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() } {
+        return Ok(());
+    }
+    let run = begin(run)?;
+    finish(run, report)
 }
 
-fn add(report: &mut Report, part: Report) {
-    report.differences += part.differences;
-    report.repaired += part.repaired;
-    report.in_flight += part.in_flight;
-    report.ranges += part.ranges;
-    report.rounds += part.rounds;
-    report.bytes += part.bytes;
-    report.ids.extend(part.ids);
-    report.refused.extend(part.refused);
-}
-
-fn row(report: Report, dry_run: bool) -> ReconcileRow {
-    let left = if dry_run { report.differences } else { report.differences - report.repaired };
-    let (answer, reason) = if left == 0 {
-        ("equal", None)
-    } else if dry_run && report.in_flight == report.differences {
-        ("incomplete", Some(format!("all {} differing ids wait in Redis for the link", report.in_flight)))
-    } else {
-        let refused = report.refused.first().map(|(id, reason)| format!("{id}: {reason}"));
-        ("differs", refused)
-    };
+fn row(report: Report) -> ReconcileRow {
+    let (verdict, reason) = report.verdict();
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     (
-        answer.to_owned(),
+        verdict.as_str().to_owned(),
         number(report.differences),
         number(report.repaired),
         number(report.ranges),

@@ -1,11 +1,12 @@
 //! The functions users call, grouped as the rows of docs/surface.md.
 
-mod arguments;
+pub mod arguments;
 mod batches;
 pub mod dirty;
 mod items;
 pub mod links;
 pub mod merkle;
+mod wait;
 
 pgrx::extension_sql_file!(
     "../../../sql/schema/comments.sql",
@@ -36,6 +37,7 @@ pgrx::extension_sql_file!(
         dirty::dirty_prefixes,
         dirty::clean_branches,
         dirty::is_clean,
+        wait::wait_synced,
         fold::fold
     ]
 );

@@ -4,6 +4,7 @@
 mod columns;
 mod read;
 mod session;
+mod subtransaction;
 mod write;
 
 pub use read::{fetch, payload_hash};
@@ -15,13 +16,16 @@ use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use read::{Current, Wanted, fetch_one, lock};
-use std::collections::{HashMap, HashSet};
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
+use subtransaction::undoable;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
     Decision, Outcome as Joined, decide_apply, decide_merge, decide_put, decide_remove, decide_state,
 };
+use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Writes, record_conflict};
@@ -70,42 +74,67 @@ pub fn run_one(id: &str, operation: Operation) -> Outcome<Done> {
     done.ok_or_else(|| Error::corrupt("batch", "it gave no answer").into())
 }
 
+/// Attempts to come first with an id, or to see who did. Nobody is that unlucky: a policy hides the row.
+const ATTEMPTS_MAX: usize = 100;
+
 type Name = fn(Failure, usize, &str) -> Failure;
 
 fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done>> {
-    let mut done: Vec<Option<Done>> = operations.iter().map(|_| None).collect();
-    let mut rest: Vec<Placed> = operations
+    let operations: Vec<Placed> = operations
         .into_iter()
         .enumerate()
         .map(|(place, (id, operation))| Placed { place, id, operation })
         .collect();
+    // The place of an operation that came second.
+    let second = Cell::new(0);
+    for _ in 0..ATTEMPTS_MAX {
+        // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a ring
+        // with others. A single operation has stored nothing then.
+        let done = match operations.as_slice() {
+            [_] => attempt(&operations, name, &second)?,
+            all => undoable(|| attempt(all, name, &second))?,
+        };
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
+    let place = second.get();
+    let id = operations.get(place).map_or("", |placed| placed.id.as_str());
+    let refusal = Error::invalid(
+        format!("id {}", shown(id)),
+        "is taken by an item that this role may not see",
+        "choose another id, or ask for the right to see it",
+    );
+    Err(name(refusal.into(), place, id))
+}
+
+/// Runs operations in order. None if another writer was first with an id: it is there now, and all is to be decided
+/// anew.
+fn attempt(operations: &[Placed], name: Name, second: &Cell<usize>) -> Outcome<Option<Vec<Done>>> {
+    let mut done = Vec::with_capacity(operations.len());
+    let mut rest = operations;
     // An id that occurs twice is decided twice, the second time on what the first left.
     while !rest.is_empty() {
-        let (round, later) = distinct(rest);
-        let mut again = Vec::new();
-        for (place, result) in run_round(round, &mut again, name)? {
-            if let Some(slot) = done.get_mut(place) {
-                *slot = Some(result);
-            }
+        let (round, later) = rest.split_at(distinct(rest));
+        match run_round(round, name, second)? {
+            Some(results) => done.extend(results),
+            None => return Ok(None),
         }
-        again.extend(later);
-        rest = again;
+        rest = later;
     }
-    Ok(done.into_iter().flatten().collect())
+    Ok(Some(done))
 }
 
-/// The operations up to the first on an id that occurs before it, and the others: they are decided in order, so that
-/// the first that is at fault is the one that is named.
-fn distinct(mut operations: Vec<Placed>) -> (Vec<Placed>, Vec<Placed>) {
+/// The number of operations before the first on an id that has occurred: they are decided in order, so that the first
+/// that is at fault is the one that is named.
+fn distinct(operations: &[Placed]) -> usize {
     let mut met = HashSet::with_capacity(operations.len());
     let cut = operations.iter().position(|placed| !met.insert(placed.id.as_str()));
-    let later = operations.split_off(cut.unwrap_or(operations.len()));
-    (operations, later)
+    cut.unwrap_or(operations.len())
 }
 
-/// Runs operations on distinct ids. Those that lost a race for a first put are added to `again`: their id is there
-/// now, and they are to be decided on what is there.
-fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome<Vec<(usize, Done)>> {
+/// Runs operations on distinct ids. None if another writer was first with one of them.
+fn run_round(round: &[Placed], name: Name, second: &Cell<usize>) -> Outcome<Option<Vec<Done>>> {
     let key = settings::digest_key();
     let now = now();
     planning::by_index(|| {
@@ -114,23 +143,19 @@ fn run_round(round: Vec<Placed>, again: &mut Vec<Placed>, name: Name) -> Outcome
             let absent = Current::default();
             let mut done = Vec::with_capacity(round.len());
             let mut writes = Writes::default();
-            let mut firsts: HashMap<String, (usize, Operation)> = HashMap::new();
             for Placed { place, id, operation } in round {
-                let stored = current.get(&id).unwrap_or(&absent);
-                let kept = (stored.locality() != Some(false)).then(|| operation.clone());
-                let (result, decision) = decide(client, &key, &id, stored, operation, now)
-                    .map_err(|failure| name(failure, place, &id))?;
-                done.push((place, result));
-                writes.add(&id, decision, stored)?;
-                firsts.extend(kept.map(|operation| (id, (place, operation))));
+                let stored = current.get(id).unwrap_or(&absent);
+                let (result, decision) = decide(client, &key, id, stored, operation.clone(), now)
+                    .map_err(|failure| name(failure, *place, id))?;
+                done.push(result);
+                writes.add(id, decision, stored)?;
             }
-            for id in writes.store(client)? {
-                if let Some((place, operation)) = firsts.remove(&id) {
-                    again.push(Placed { place, id, operation });
-                }
+            let late = writes.store(client)?;
+            if let Some(placed) = round.iter().find(|placed| late.contains(&placed.id)) {
+                second.set(placed.place);
+                return Ok(None);
             }
-            again.sort_unstable_by_key(|placed| placed.place);
-            Ok(done)
+            Ok(Some(done))
         })
     })
 }
@@ -204,7 +229,14 @@ fn join(
     stored: &Current,
     revision: Revision,
 ) -> Outcome<(Decision, Option<Joined>)> {
-    let applied = decide_apply(key, id, stored.shared_head().as_ref(), &revision.head());
+    let mut current = stored.shared_head();
+    if let Some(head) = &current
+        && origin().is_some()
+        && !is_binding(id, head)?
+    {
+        current = None;
+    }
+    let applied = decide_apply(key, id, current.as_ref(), &revision.head());
     if applied.conflict {
         let loser = match applied.outcome {
             Joined::Applied => fetch_one(client, id)?,
@@ -216,6 +248,15 @@ fn join(
         Joined::Applied => (Decision::Write(revision), Some(Joined::Applied)),
         other => (Decision::Unchanged, Some(other)),
     })
+}
+
+/// Whether what is stored binds who joins on behalf of a link: all but a tombstone that may be dropped any moment.
+/// Whether links have taken it is looked up for an old one only.
+pub fn is_binding(id: &str, head: &Head<'_>) -> Outcome<bool> {
+    if !head.is_tombstone() || head.timestamp >= settings::tombstone_retention().bound_since(now()) {
+        return Ok(true);
+    }
+    Ok(Spi::get_one_with_args::<bool>("SELECT tandem.is_taken($1)", &[id.into()])? != Some(true))
 }
 
 /// Decodes a revision that comes from outside. Errors: `CORRUPT`.

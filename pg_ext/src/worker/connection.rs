@@ -1,7 +1,8 @@
 //! A connection to Redis whose socket is ours, so that a worker can wait for a reply and its latch at once. Commands
 //! and replies are encoded and parsed by the `redis` crate; every read and write has a time-out.
 
-use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, Parser, Value};
+use super::tls::{self, TlsStream};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Parser, Value};
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,6 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 enum Socket {
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
 }
 
@@ -21,6 +23,7 @@ impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Tls(stream) => stream.read(buffer),
             Socket::Unix(stream) => stream.read(buffer),
         }
     }
@@ -44,7 +47,7 @@ impl std::fmt::Display for Broken {
     }
 }
 
-fn broken(what: &str, error: impl std::fmt::Display) -> Broken {
+pub(super) fn broken(what: &str, error: impl std::fmt::Display) -> Broken {
     Broken(format!("{what}: {error}"))
 }
 
@@ -53,22 +56,31 @@ fn broken(what: &str, error: impl std::fmt::Display) -> Broken {
 pub fn check_url(url: &str) -> Result<(), Error> {
     let refused =
         |problem: &str, remedy: &str| Err(Error::invalid("url", problem.to_owned(), remedy.to_owned()));
-    match url.into_connection_info() {
-        Err(_) => refused("is not a Redis URL", "give redis://[user:password@]host:port[/database]"),
-        Ok(info) => match info.addr() {
-            ConnectionAddr::TcpTls { .. } => {
-                refused("asks for TLS", "this version speaks redis:// and unix:// only")
-            }
-            _ => Ok(()),
-        },
+    match parse(url) {
+        None => refused("is not a Redis URL", "give redis[s]://[user:password@]host:port[/database]"),
+        Some((_, true)) if url.ends_with("#insecure") => {
+            refused("asks for TLS without a check of the certificate", "set tandem.tls_ca_file instead")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Reads an address, and whether it is spoken to by TLS: the client crate takes `rediss` only with a TLS of its own.
+fn parse(url: &str) -> Option<(ConnectionInfo, bool)> {
+    match url.strip_prefix("rediss://") {
+        Some(rest) => Some((format!("redis://{rest}").into_connection_info().ok()?, true)),
+        None => Some((url.into_connection_info().ok()?, false)),
     }
 }
 
 impl Connection {
     /// Connects, authenticates and selects the database of the URL.
     pub fn open(url: &str) -> Result<Connection, Broken> {
-        let info = url.into_connection_info().map_err(|_| Broken("the link's url is not valid".into()))?;
+        let (info, is_tls) = parse(url).ok_or_else(|| Broken("the link's url is not valid".into()))?;
         let socket = match info.addr() {
+            ConnectionAddr::Tcp(host, port) if is_tls => {
+                Socket::Tls(Box::new(tls::wrap(host, connect_tcp(host, *port)?)?))
+            }
             ConnectionAddr::Tcp(host, port) => Socket::Tcp(connect_tcp(host, *port)?),
             ConnectionAddr::Unix(path) => {
                 let stream = UnixStream::connect(path).map_err(|error| broken("connecting", error))?;
@@ -76,7 +88,7 @@ impl Connection {
                 stream.set_write_timeout(Some(TIMEOUT)).map_err(|error| broken("connecting", error))?;
                 Socket::Unix(stream)
             }
-            _ => return Err(Broken("this version speaks redis:// and unix:// only".into())),
+            _ => return Err(Broken("the url is of a kind that is not supported".into())),
         };
         let mut connection = Connection { reader: BufReader::new(socket), parser: Parser::new(), bytes: 0 };
         let settings = info.redis_settings();
@@ -90,6 +102,10 @@ impl Connection {
         if settings.db() != 0 {
             connection.ask(redis::cmd("SELECT").arg(settings.db()))?;
         }
+        if is_tls {
+            // Reads what the server sends after the handshake, so that later a readable socket means a reply.
+            connection.ask(&redis::cmd("PING"))?;
+        }
         Ok(connection)
     }
 
@@ -97,6 +113,7 @@ impl Connection {
     pub fn socket(&self) -> RawFd {
         match self.reader.get_ref() {
             Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Tls(stream) => stream.sock.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
         }
     }
@@ -107,6 +124,7 @@ impl Connection {
         self.bytes += packed.len() as u64;
         let written = match self.reader.get_mut() {
             Socket::Tcp(stream) => stream.write_all(&packed),
+            Socket::Tls(stream) => stream.write_all(&packed).and_then(|()| stream.flush()),
             Socket::Unix(stream) => stream.write_all(&packed),
         };
         written.map_err(|error| broken("writing", error))

@@ -2,6 +2,8 @@
 
 use super::transaction::transaction;
 use super::{attach_signals, wait};
+use crate::settings;
+use crate::store;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -13,6 +15,11 @@ const ABSENT: Duration = Duration::from_secs(2);
 /// Pause between looks at the log's slots.
 const ROTATION: Duration = Duration::from_secs(5);
 
+/// Pause between looks for tombstones that nobody needs any more.
+const FORGETTING: Duration = Duration::from_secs(2);
+/// Tombstones dropped at a time.
+const TOMBSTONES: i64 = 5000;
+
 /// Entry point of a manager; the database's name comes in the worker's extra text.
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -20,7 +27,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     let database = BackgroundWorker::get_extra().to_owned();
     attach_signals();
     BackgroundWorker::connect_worker_to_spi(Some(&database), None);
-    let mut rotated: Option<Instant> = None;
+    let (mut rotated, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
     let mut told = String::new();
     loop {
         let present = transaction(|| {
@@ -35,9 +42,35 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
             report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
+            report(transaction(|| {
+                Ok(Spi::run_with_args("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])?)
+            }));
+        }
+        if forgotten.is_none_or(|at| at.elapsed() > FORGETTING) {
+            // A full batch is followed by the next one in the next round.
+            forgotten = (forget_tombstones() < TOMBSTONES).then(Instant::now);
         }
         start_sessions(&database);
         wait(ROUND);
+    }
+}
+
+/// Drops tombstones that are old enough and that every link has taken. Returns how many.
+fn forget_tombstones() -> i64 {
+    let before = settings::tombstone_retention().kept_since(store::now()).unix_ms() as i64;
+    if before == 0 {
+        return 0;
+    }
+    let forgotten = transaction(|| {
+        let args = [before.into(), TOMBSTONES.into()];
+        Ok(Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?)
+    });
+    match forgotten {
+        Ok(count) => count.unwrap_or(0),
+        Err(failed) => {
+            report::<()>(Err(failed));
+            0
+        }
     }
 }
 

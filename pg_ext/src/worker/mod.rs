@@ -1,17 +1,23 @@
 //! The background workers: one manager a database that is listed in `tandem.databases`, and one session a link.
 //! All of it needs the library in `shared_preload_libraries`.
 
+mod checks;
 mod connection;
+mod letters;
 mod manager;
 mod remote;
 mod repair;
 mod session;
+mod tls;
 mod transaction;
 
+pub use checks::{Run, begin, finish};
 pub use connection::{Broken, Connection, check_url};
+pub use letters::{Retried, retry};
 pub use remote::Remote;
-pub use repair::{Local, Report, Ways, check};
+pub use repair::{Local, Report, Task, Ways, check};
 pub use session::ranges;
+pub use transaction::{Failed, savepoint};
 
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -71,11 +77,17 @@ fn interrupts() {
 
 /// Waits for a signal or the time.
 fn wait(time: Duration) {
+    sleep(time);
+    interrupts();
+}
+
+/// Sleeps in any session, not only in a worker's; a cancel or a SIGTERM ends it.
+pub fn sleep(time: Duration) {
     // SAFETY: MyLatch is this process' own latch.
     unsafe {
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time.as_millis() as i64, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    interrupts();
+    pg_sys::check_for_interrupts!();
 }

@@ -1,6 +1,7 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
+use crate::settings;
 use redis::Value;
 use std::collections::HashMap;
 use tandem_shared::codec::{Source, decode};
@@ -70,7 +71,8 @@ impl Remote<'_> {
     /// Attaches a link. Returns the server's run and whether the link was not known.
     pub fn attach(&mut self, link: &str, key_check: &str) -> Result<(String, bool), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
-        let reply = array(self.0.ask(command.arg("ATTACH").arg(link).arg(key_check))?)?;
+        let retention_ms = settings::tombstone_retention().ms();
+        let reply = array(self.0.ask(command.arg("ATTACH").arg(link).arg(key_check).arg(retention_ms))?)?;
         let mut fields = HashMap::new();
         let mut values = reply.into_iter();
         while let (Some(name), Some(value)) = (values.next(), values.next()) {
@@ -146,13 +148,34 @@ impl Remote<'_> {
         Ok(found)
     }
 
-    /// How many of the ids wait in Redis for a link.
-    pub fn pending(&mut self, ids: &[String]) -> Result<u64, Broken> {
-        if ids.is_empty() {
-            return Ok(0);
+    /// Number of entries that wait in Redis for a link.
+    pub fn waiting(&mut self, link: &str) -> Result<u64, Broken> {
+        for entry in array(self.0.ask(redis::cmd("TANDEM.LINK").arg("LIST"))?)? {
+            let (mut values, mut is_it, mut waiting) = (array(entry)?.into_iter(), false, 0);
+            while let (Some(name), Some(value)) = (values.next(), values.next()) {
+                match text(name)?.as_str() {
+                    "name" => is_it = text(value)? == link,
+                    "pending" => waiting = integer(&value)?,
+                    _ => {}
+                }
+            }
+            if is_it {
+                return Ok(waiting);
+            }
         }
-        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("PENDING").arg(ids))?)?;
-        replies.iter().map(integer).sum()
+        Ok(0)
+    }
+
+    /// Whether each of the ids waits in Redis for a link.
+    pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("WAITS").arg(link).arg(ids))?)?;
+        if replies.len() != ids.len() {
+            return Err(malformed());
+        }
+        replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
     }
 }
 

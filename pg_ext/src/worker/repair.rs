@@ -2,18 +2,23 @@
 
 use super::connection::{Broken, Connection};
 use super::remote::Remote;
+use super::transaction::Failed;
 use crate::error::Outcome;
+use crate::planning;
 use crate::replica::Items;
+use crate::settings;
 use crate::store;
+use pgrx::prelude::*;
+use std::collections::{HashMap, HashSet};
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
-use tandem_shared::reconcile::{Entry, Options, Replica, Search, SearchError};
+use tandem_shared::reconcile::{Drift, Entry, Options, Replica, Search, SearchError, Verdict};
 use tandem_shared::request::Operation;
 use tandem_shared::{DigestKey, Fingerprint, Revision};
 
-/// Ids of a report that are named.
+/// Ids of a report that are named in the answer of a function.
 const IDS_MAX: usize = 1000;
 /// Ids mended at a time.
 const PAGE_IDS: usize = 500;
@@ -25,7 +30,7 @@ pub struct Report {
     pub differences: u64,
     /// Ids that were mended.
     pub repaired: u64,
-    /// Differing ids that wait in Redis for this link.
+    /// Of the ids that differ still, those on their way: in Redis they wait for this link, or in the log for it.
     pub in_flight: u64,
     /// Ranges compared.
     pub ranges: u64,
@@ -35,8 +40,83 @@ pub struct Report {
     pub bytes: u64,
     /// The first of the ids.
     pub ids: Vec<String>,
-    /// Revisions that one side refused, with the reason.
-    pub refused: Vec<(String, String)>,
+    /// The first of the ids, with what differed and what was done.
+    pub rows: Vec<Row>,
+    /// Revisions that one side refused.
+    pub refused: Vec<Refused>,
+    /// Why the check did not go through everything.
+    pub cut_short: Option<String>,
+}
+
+/// A line of a report.
+#[derive(Debug)]
+pub struct Row {
+    id: String,
+    drift: Drift,
+    done: &'static str,
+    reason: Option<String>,
+}
+
+impl Row {
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What differed.
+    pub fn differed(&self) -> &str {
+        self.drift.as_str()
+    }
+
+    /// What was done: `pulled`, `pushed`, `nothing` or `refused`.
+    pub fn done(&self) -> &str {
+        self.done
+    }
+
+    /// Why nothing was done.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+}
+
+/// A revision that one side refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its id.
+    pub id: String,
+    /// Where it was to go, as in `tandem.dead_letters`.
+    pub direction: &'static str,
+    /// The revision, encoded.
+    pub revision: Vec<u8>,
+    /// What the side said.
+    pub reason: String,
+}
+
+impl Report {
+    /// The answer, and what there is to say of it.
+    pub fn verdict(&self) -> (Verdict, Option<String>) {
+        if let Some(reason) = &self.cut_short {
+            return (Verdict::Incomplete, Some(reason.clone()));
+        }
+        let left = self.differences.saturating_sub(self.repaired);
+        let verdict = Verdict::of(left, self.in_flight);
+        let reason = match verdict {
+            Verdict::Equal => None,
+            Verdict::Incomplete => {
+                Some(format!("all {left} differing ids are on their way: they wait in Redis or in the log"))
+            }
+            Verdict::Differs => {
+                self.refused.first().map(|refused| format!("{}: {}", refused.id, refused.reason))
+            }
+        };
+        (verdict, reason)
+    }
+
+    /// Ids that the bound leaves room for.
+    fn room(&self, ids_max: Option<u64>) -> usize {
+        let left = ids_max.map(|max| max.saturating_sub(self.differences));
+        left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX))
+    }
 }
 
 /// Which side of a link takes what the other has.
@@ -62,6 +142,12 @@ impl Ways {
 pub trait Local {
     /// Runs `work` on the database.
     fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken>;
+
+    /// Runs `work`, which data may make fail; then nothing of it is done.
+    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed>;
+
+    /// Is told how far the check is.
+    fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken>;
 }
 
 struct Through<'a, L>(&'a mut L);
@@ -91,83 +177,239 @@ fn either(error: SearchError<Broken, Broken>) -> Broken {
     }
 }
 
-/// Compares a range of both sides and mends what differs in the ways given, a page at a time.
+/// What to check, and how.
+pub struct Task<'a> {
+    /// The link.
+    pub link: &'a str,
+    /// Key of all digests.
+    pub key: DigestKey,
+    /// Who takes what from whom.
+    pub ways: Ways,
+    /// Differing ids to handle at most.
+    pub ids_max: Option<u64>,
+}
+
+/// Compares ranges of both sides and mends what differs in the ways given, a page at a time. What was found and done
+/// before an error is in the report.
 pub fn check<L: Local>(
     local: &mut L,
     connection: &mut Connection,
-    link: &str,
-    key: &DigestKey,
-    range: Range,
-    ways: Ways,
-) -> Result<Report, Broken> {
-    let mut report = Report::default();
-    let mut search = Search::new(range, Options::default());
+    task: &Task<'_>,
+    ranges: Vec<Range>,
+    report: &mut Report,
+) -> Result<(), Broken> {
     let bytes_before = connection.bytes;
-    loop {
-        let done = search.step(&mut Through(local), &mut Remote(connection)).map_err(either)?;
-        let ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
-        for page in ids.chunks(PAGE_IDS) {
-            page_of(local, connection, link, key, page, ways, &mut report)?;
-        }
-        if done {
-            break;
+    for range in ranges {
+        let mut search = Search::new(range, Options::default());
+        let (ranges, rounds) = (report.ranges, report.rounds);
+        loop {
+            local.tell("comparing", report)?;
+            let done = search.step(&mut Through(local), &mut Remote(connection)).map_err(either)?;
+            report.ranges = ranges + search.ranges_compared;
+            report.rounds = rounds + search.rounds;
+            report.bytes = connection.bytes - bytes_before;
+            let mut ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
+            while !ids.is_empty() {
+                let room = report.room(task.ids_max);
+                if room == 0 {
+                    let bound = task.ids_max.unwrap_or_default();
+                    report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
+                    return Ok(());
+                }
+                let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
+                local.tell("mending", report)?;
+                page_of(local, connection, task, &ids, report)?;
+                report.bytes = connection.bytes - bytes_before;
+                ids = rest;
+            }
+            if done {
+                break;
+            }
         }
     }
-    report.ranges = search.ranges_compared;
-    report.rounds = search.rounds;
-    report.bytes = connection.bytes - bytes_before;
-    Ok(report)
+    Ok(())
+}
+
+/// What became of an id that differed.
+#[derive(Default)]
+struct Fate {
+    done: Option<&'static str>,
+    reason: Option<String>,
 }
 
 /// Looks again at ids that differed, as one may have been on its way, and mends those that still do.
 fn page_of<L: Local>(
     local: &mut L,
     connection: &mut Connection,
-    link: &str,
-    key: &DigestKey,
+    task: &Task<'_>,
     ids: &[String],
-    ways: Ways,
     report: &mut Report,
 ) -> Result<(), Broken> {
     let mut theirs = Remote(connection).fetch(ids)?;
-    let ours = local.run(|| store::fetch(ids))?;
-    let digest =
-        |revision: Option<&Revision>, id: &str| revision.and_then(|revision| revision.digest(key, id));
-    let differing: Vec<String> =
-        ids.iter().filter(|id| digest(theirs.get(*id), id) != digest(ours.get(*id), id)).cloned().collect();
-    report.differences += differing.len() as u64;
-    report.in_flight += Remote(connection).pending(&differing)?;
-    let room = IDS_MAX.saturating_sub(report.ids.len());
-    report.ids.extend(differing.iter().take(room).cloned());
-    if !(ways.to_redis || ways.from_redis) || differing.is_empty() {
-        return Ok(());
+    let mut ours = local.run(|| store::fetch(ids))?;
+    forget_unbinding(local, connection, task.link, &mut theirs, &mut ours)?;
+    let drift = |id: &String| {
+        let (redis, postgres) = (theirs.get(id).map(Revision::head), ours.get(id).map(Revision::head));
+        Drift::of(&task.key, id, redis.as_ref(), postgres.as_ref()).map(|drift| (id.clone(), drift))
+    };
+    let differing: Vec<(String, Drift)> = ids.iter().filter_map(drift).collect();
+    let mut fates: HashMap<&str, Fate> =
+        differing.iter().map(|(id, _)| (id.as_str(), Fate::default())).collect();
+    if task.ways.from_redis {
+        let revisions =
+            differing.iter().filter_map(|(id, _)| Some((id.as_str(), theirs.remove(id)?))).collect();
+        pull_all(local, task.link, revisions, &mut fates, report)?;
     }
-    let operations: Vec<(String, Operation)> = differing
-        .iter()
-        .filter(|_| ways.from_redis)
-        .filter_map(|id| theirs.remove(id).map(|revision| (id.clone(), Operation::Apply(revision))))
-        .collect();
-    let applied: Vec<String> = operations.iter().map(|(id, _)| id.clone()).collect();
-    let done = local.run(|| store::on_behalf_of(link, || store::run(operations)))?;
-    let taken: std::collections::HashSet<&str> = applied
-        .iter()
-        .zip(&done)
-        .filter(|(_, done)| done.joined == Some(Joined::Applied))
-        .map(|(id, _)| id.as_str())
-        .collect();
-    report.repaired += taken.len() as u64;
-    let back: Vec<(&str, Vec<u8>)> = differing
-        .iter()
-        .filter(|id| ways.to_redis && !taken.contains(id.as_str()))
-        .filter_map(|id| ours.get(id).map(|revision| (id.as_str(), encode(revision))))
-        .collect();
-    for ((id, _), answer) in back.iter().zip(push(connection, link, &back)?) {
-        match answer {
-            Ok(_) => report.repaired += 1,
-            Err(reason) => report.refused.push(((*id).to_owned(), reason)),
+    if task.ways.to_redis {
+        let is_open = |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none());
+        let back: Vec<(&str, Vec<u8>)> = differing
+            .iter()
+            .filter(|(id, _)| is_open(id))
+            .filter_map(|(id, _)| ours.get(id).map(|revision| (id.as_str(), encode(revision))))
+            .collect();
+        push_all(connection, task.link, &back, &mut fates, report)?;
+    }
+    let is_left = |id: &&str| !matches!(fates.get(id).and_then(|fate| fate.done), Some("pulled" | "pushed"));
+    let left: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
+    let on_their_way = in_flight(local, connection, task.link, &left)?;
+    report.differences += differing.len() as u64;
+    report.repaired += (differing.len() - left.len()) as u64;
+    report.in_flight += on_their_way.len() as u64;
+    let room = IDS_MAX.saturating_sub(report.ids.len());
+    report.ids.extend(differing.iter().take(room).map(|(id, _)| id.clone()));
+    let room = settings::report_rows_max().saturating_sub(report.rows.len());
+    report.rows.extend(differing.iter().take(room).map(|(id, drift)| {
+        let Fate { done, reason } = fates.remove(id.as_str()).unwrap_or_default();
+        let reason = reason.or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
+        Row { id: id.clone(), drift: *drift, done: done.unwrap_or("nothing"), reason }
+    }));
+    Ok(())
+}
+
+/// Leaves out tombstones that their side may drop any moment: they no longer say which way to join.
+fn forget_unbinding<L: Local>(
+    local: &mut L,
+    connection: &mut Connection,
+    link: &str,
+    theirs: &mut HashMap<String, Revision>,
+    ours: &mut HashMap<String, Revision>,
+) -> Result<(), Broken> {
+    let since = settings::tombstone_retention().bound_since(store::now());
+    let is_old = |revision: &Revision| revision.head().is_tombstone() && revision.timestamp < since;
+    let old: Vec<String> =
+        theirs.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
+    let ids: Vec<&str> = old.iter().map(String::as_str).collect();
+    for (id, waits) in ids.iter().zip(Remote(connection).waits(link, &ids)?) {
+        if !waits {
+            theirs.remove(*id);
+        }
+    }
+    let old: Vec<String> =
+        ours.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
+    for id in old {
+        let binding = |revision: &Revision| local.run(|| store::is_binding(&id, &revision.head()));
+        if !ours.get(&id).map_or(Ok(true), binding)? {
+            ours.remove(&id);
         }
     }
     Ok(())
+}
+
+/// Joins revisions of Redis: all at once, or each by itself if one cannot be stored.
+fn pull_all<'a, L: Local>(
+    local: &mut L,
+    link: &str,
+    revisions: Vec<(&'a str, Revision)>,
+    fates: &mut HashMap<&'a str, Fate>,
+    report: &mut Report,
+) -> Result<(), Broken> {
+    let mut join = |part: &[(&str, Revision)]| {
+        let operation =
+            |(id, revision): &(&str, Revision)| ((*id).to_owned(), Operation::Apply(revision.clone()));
+        let operations = part.iter().map(operation).collect();
+        local.attempt(|| store::on_behalf_of(link, || store::run(operations)))
+    };
+    let mut outcomes: Vec<Result<Option<Joined>, String>> = Vec::with_capacity(revisions.len());
+    match join(&revisions) {
+        Ok(done) => outcomes.extend(done.into_iter().map(|done| Ok(done.joined))),
+        Err(_) => {
+            for revision in &revisions {
+                match join(std::slice::from_ref(revision)) {
+                    Ok(done) => outcomes.extend(done.into_iter().map(|done| Ok(done.joined))),
+                    Err(failed) if failed.is_data => outcomes.push(Err(failed.message)),
+                    Err(failed) => return Err(failed.into()),
+                }
+            }
+        }
+    }
+    for ((id, revision), outcome) in revisions.iter().zip(outcomes) {
+        let Some(fate) = fates.get_mut(id) else { continue };
+        match outcome {
+            Ok(Some(Joined::Applied)) => fate.done = Some("pulled"),
+            Ok(_) => {}
+            Err(reason) => {
+                *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
+                let (id, revision) = ((*id).to_owned(), encode(revision));
+                report.refused.push(Refused { id, direction: "from_redis", revision, reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_all<'a>(
+    connection: &mut Connection,
+    link: &str,
+    revisions: &[(&'a str, Vec<u8>)],
+    fates: &mut HashMap<&'a str, Fate>,
+    report: &mut Report,
+) -> Result<(), Broken> {
+    for ((id, revision), answer) in revisions.iter().zip(push(connection, link, revisions)?) {
+        let Some(fate) = fates.get_mut(id) else { continue };
+        match answer {
+            // Redis has written again meanwhile; the link will hear of it.
+            Ok(answer) if answer == Joined::Stale.as_str() => {}
+            Ok(_) => fate.done = Some("pushed"),
+            Err(reason) => {
+                *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
+                let (id, revision) = ((*id).to_owned(), revision.clone());
+                report.refused.push(Refused { id, direction: "to_redis", revision, reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+const UNPUSHED: &str = "SELECT DISTINCT c.id FROM tandem.links l JOIN tandem.changes c \
+        ON (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.origin IS DISTINCT FROM l.name \
+    WHERE l.name = $1 AND l.direction <> 'from_redis' AND c.id = ANY($2)";
+
+/// Those of the ids that wait for the link in Redis or in the log.
+fn in_flight<L: Local>(
+    local: &mut L,
+    connection: &mut Connection,
+    link: &str,
+    ids: &[&str],
+) -> Result<HashSet<String>, Broken> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let waits = Remote(connection).waits(link, ids)?;
+    let mut found: HashSet<String> =
+        ids.iter().zip(waits).filter(|(_, waits)| *waits).map(|(id, _)| (*id).to_owned()).collect();
+    let logged = local.run(|| {
+        planning::by_index(|| {
+            Spi::connect(|client| {
+                let mut logged = Vec::new();
+                for row in client.select(UNPUSHED, None, &[link.into(), ids.to_vec().into()])? {
+                    logged.extend(row.get::<String>(1)?);
+                }
+                Ok(logged)
+            })
+        })
+    })?;
+    found.extend(logged);
+    Ok(found)
 }
 
 /// Bytes of revisions pushed in one command.

@@ -4,9 +4,11 @@
 //!
 //! No transaction is open while it talks to Redis.
 
+use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
+use super::letters;
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Ways, check, push};
+use super::repair::{Local, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
@@ -34,6 +36,8 @@ const PULL_BLOCK_MS: u64 = 5000;
 const LOG_ROWS: i64 = 2000;
 /// How long an idle session sleeps before it looks at the log again.
 const IDLE: Duration = Duration::from_millis(25);
+/// How often it asks what waits in Redis.
+const COUNT: Duration = Duration::from_secs(1);
 /// How often the session looks whether its link was paused or removed.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -65,6 +69,8 @@ struct Link {
     position: (i64, i64),
     needs_check: bool,
     run: Option<String>,
+    /// The schedule asks for a check.
+    check_due: bool,
 }
 
 struct Session {
@@ -72,13 +78,29 @@ struct Session {
     link: Option<Link>,
 }
 
-/// Transactions of the worker's own.
-struct Own;
+/// Transactions of the worker's own, in a run of a check.
+struct Own {
+    run: i64,
+    told: Option<(&'static str, Instant)>,
+}
 
 impl Local for Own {
     fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        self.attempt(work).map_err(|error| Broken(error.message))
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
         interrupts();
-        transaction(work).map_err(|error| Broken(error.message))
+        transaction(work)
+    }
+
+    fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
+        if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
+            return Ok(());
+        }
+        self.told = Some((phase, Instant::now()));
+        let run = self.run;
+        self.run(|| checks::tell(run, phase, report))
     }
 }
 
@@ -133,13 +155,14 @@ impl Session {
         let key_check = hex(&settings::digest_key().check());
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
         if fresh || link.needs_check || link.run.as_deref() != Some(run.as_str()) {
-            self.whole_check(&mut talk, &mut link, &run)?;
+            self.whole_check(&mut talk, &mut link, &run, "attach")?;
         }
         self.set("state = 'streaming', last_error = NULL")?;
         pgrx::log!("tandem link {}: streaming", self.name);
         let mut pull = Connection::open(&link.url)?;
         let (mut pulling, mut after) = (false, 0);
         let mut looked = Instant::now();
+        let mut counted: Option<Instant> = None;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -155,7 +178,7 @@ impl Session {
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     let everything = self.join(&mut talk, &link, pulled)?;
                     if everything {
-                        self.whole_check(&mut talk, &mut link, &run)?;
+                        self.whole_check(&mut talk, &mut link, &run, "attach")?;
                         self.set("state = 'streaming'")?;
                     }
                     Remote(&mut talk).acknowledge(&self.name, &run, last)?;
@@ -167,6 +190,15 @@ impl Session {
                 if !self.load()? {
                     return Ok(());
                 }
+                letters::push_requested(&mut talk, &self.name)?;
+                if counted.is_none_or(|at| at.elapsed() > COUNT) {
+                    counted = Some(Instant::now());
+                    self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
+                }
+                if self.link.as_ref().is_some_and(|link| link.check_due) {
+                    self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
+                    self.set("state = 'streaming'")?;
+                }
             }
         }
     }
@@ -177,7 +209,10 @@ impl Session {
         let row = transaction(move || {
             Spi::connect(|client| {
                 let rows = client.select(
-                    "SELECT url, prefix, direction, pushed_xid, pushed_seq, needs_check, run, paused FROM tandem.links WHERE name = $1",
+                    "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
+                        l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
+                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now() \
+                     FROM tandem.links l WHERE l.name = $1",
                     None,
                     &[name.into()],
                 )?;
@@ -190,6 +225,7 @@ impl Session {
                     position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
+                    check_due: row.get::<bool>(9)? == Some(true),
                 };
                 Ok(Some((link, row.get::<bool>(8)? == Some(true))))
             })
@@ -217,25 +253,26 @@ impl Session {
     }
 
     /// Compares everything under the link and mends it, as after a first contact or a restart of Redis.
-    fn whole_check(&self, talk: &mut Connection, link: &mut Link, run: &str) -> Result<(), Broken> {
+    fn whole_check(
+        &self,
+        talk: &mut Connection,
+        link: &mut Link,
+        run: &str,
+        kind: &'static str,
+    ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(|| Ok(log_end()?))?;
-        let key = settings::digest_key();
-        let mut report = Report::default();
-        for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
-            let part = check(&mut Own, talk, &self.name, &key, range.clone(), link.ways)?;
-            report.differences += part.differences;
-            report.repaired += part.repaired;
-            report.refused.extend(part.refused);
-            // Not before: what was written in Redis before the link was known waits for nobody, and would be lost
-            // under a tombstone of its version without a record.
-            if link.ways.to_redis {
+        let report = self.recorded_check(talk, link, kind)?;
+        // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
+        // tombstone of its version without a record.
+        if link.ways.to_redis {
+            for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
                 self.push_tombstones(talk, &range)?;
             }
         }
-        for (id, reason) in &report.refused {
-            self.set_aside(id, "to_redis", None, reason)?;
+        for refused in &report.refused {
+            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -243,22 +280,42 @@ impl Session {
         link.needs_check = false;
         link.run = Some(run.to_owned());
         let (name, run, position) = (self.name.clone(), run.to_owned(), link.position);
-        let answer = if report.repaired == report.differences { "equal" } else { "differs" };
         transaction(move || {
             Spi::run_with_args(
-                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4, \
-                 last_check_at = now(), last_check_answer = $5 WHERE name = $1",
-                &[name.into(), run.into(), position.0.into(), position.1.into(), answer.into()],
+                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4 WHERE name = $1",
+                &[name.into(), run.into(), position.0.into(), position.1.into()],
             )?;
             Ok(())
         })?;
-        pgrx::log!(
-            "tandem link {}: compared with Redis, {} ids differed, {} mended",
-            self.name,
-            report.differences,
-            report.repaired
-        );
+        if kind == "attach" || report.differences > 0 {
+            pgrx::log!(
+                "tandem link {}: compared with Redis, {} ids differed, {} mended",
+                self.name,
+                report.differences,
+                report.repaired
+            );
+        }
         Ok(())
+    }
+
+    /// A check of everything that is in the books, however it ends.
+    fn recorded_check(
+        &self,
+        talk: &mut Connection,
+        link: &Link,
+        kind: &'static str,
+    ) -> Result<Report, Broken> {
+        let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
+        let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
+        let run = transaction(|| checks::begin(&run))?;
+        let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
+        let mut report = Report::default();
+        let checked = check(&mut Own { run, told: None }, talk, &task, ranges, &mut report);
+        if let Err(Broken(reason)) = &checked {
+            report.cut_short = Some(reason.clone());
+        }
+        transaction(|| checks::finish(run, &report))?;
+        checked.map(|()| report)
     }
 
     /// Pushes the tombstones of a range. A comparison does not find a removal that Redis has not heard of, and the
@@ -293,7 +350,7 @@ impl Session {
                 match store::decode(&encoded) {
                     Ok(revision) => operations.push((entry.id, revision)),
                     Err(error) => {
-                        self.set_aside(&entry.id, "from_redis", Some(encoded), &error.to_string())?;
+                        self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
             } else {
@@ -344,7 +401,7 @@ impl Session {
                 Ok(outcome) => joined.extend(outcome),
                 Err(failed) if failed.is_data => {
                     let (id, revision) = operation;
-                    self.set_aside(id, "from_redis", Some(encode(revision)), &failed.message)?;
+                    self.set_aside(id, "from_redis", encode(revision), &failed.message)?;
                     joined.push(None);
                 }
                 Err(failed) => return Err(failed.into()),
@@ -384,7 +441,7 @@ impl Session {
                     Ok(_) => {}
                     // Redis is full, or was told not to write: that passes, the revision is not at fault.
                     Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
-                    Err(reason) => self.set_aside(id, "to_redis", Some(revision.clone()), &reason)?,
+                    Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
                 }
             }
         }
@@ -396,6 +453,21 @@ impl Session {
         let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
         let name = self.name.clone();
         transaction(move || Ok(Spi::run_with_args(&statement, &[name.into()])?)).map_err(Into::into)
+    }
+
+    /// Notes what waits in Redis, if that has changed.
+    fn note_waiting(&self, count: u64) -> Result<(), Broken> {
+        let (name, count) = (self.name.as_str(), i64::try_from(count).unwrap_or(i64::MAX));
+        transaction(|| {
+            Spi::run_with_args(
+                "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
+                     THEN coalesce(redis_waiting_since, now()) END \
+                 WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
+                &[name.into(), count.into()],
+            )?;
+            Ok(())
+        })
+        .map_err(Into::into)
     }
 
     fn note_error(&self, reason: &str) -> Result<(), Broken> {
@@ -414,19 +486,11 @@ impl Session {
         &self,
         id: &str,
         direction: &'static str,
-        revision: Option<Vec<u8>>,
+        revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
         pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        let (name, id, reason) = (self.name.clone(), id.to_owned(), reason.to_owned());
-        transaction(move || {
-            Spi::run_with_args(
-                "INSERT INTO tandem.dead_letters (link, direction, id, revision, reason) VALUES ($1, $2, $3, $4, $5)",
-                &[name.into(), direction.into(), id.into(), revision.into(), reason.into()],
-            )?;
-            Ok(())
-        })
-        .map_err(Into::into)
+        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
     }
 }
 

@@ -33,9 +33,67 @@ pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     .execute()
 }
 
+/// What a subtransaction changes and does not put back.
+#[derive(Clone, Copy)]
+struct Before {
+    memory: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+}
+
+impl Before {
+    /// Begins a subtransaction.
+    fn begin() -> Before {
+        // SAFETY: inside a transaction; as the server's own languages do around code that may fail.
+        unsafe {
+            let before = Before { memory: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
+            pg_sys::BeginInternalSubTransaction(std::ptr::null());
+            pg_sys::MemoryContextSwitchTo(before.memory);
+            before
+        }
+    }
+
+    fn end(self, is_kept: bool) {
+        // SAFETY: the subtransaction is the innermost one; memory and owner are older than it and live on.
+        unsafe {
+            if is_kept {
+                pg_sys::ReleaseCurrentSubTransaction();
+            } else {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+            pg_sys::MemoryContextSwitchTo(self.memory);
+            pg_sys::CurrentResourceOwner = self.owner;
+        }
+    }
+
+    fn undo<T>(self, error: CaughtError) -> Result<T, Failed> {
+        self.end(false);
+        let failed = described(&error);
+        if failed.is_data { Err(failed) } else { error.rethrow() }
+    }
+}
+
+/// Runs `work` so that data which the server refuses undo it and nothing before it; any other error goes on to the
+/// caller. For functions, which run inside their caller's transaction.
+pub fn savepoint<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+    let before = &AssertUnwindSafe(Before::begin());
+    let work = AssertUnwindSafe(work);
+    PgTryBuilder::new(AssertUnwindSafe(move || {
+        let value = crate::error::answer({ work }.0());
+        before.end(true);
+        Ok(value)
+    }))
+    .catch_others(move |error| before.undo(error))
+    .catch_rust_panic(move |error| before.undo(error))
+    .execute()
+}
+
 fn rolled_back(error: &CaughtError) -> Failed {
     // SAFETY: the transaction began in `transaction` and has failed; this is what a backend does after an error.
     unsafe { pg_sys::AbortCurrentTransaction() };
+    described(error)
+}
+
+fn described(error: &CaughtError) -> Failed {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;

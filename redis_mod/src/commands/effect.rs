@@ -12,7 +12,7 @@ use tandem_shared::codec::{Source, decode};
 use tandem_shared::{Error, Result};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | \
-                     BOOKS bytes | ATTACH name | DETACH name | ACK name seq";
+                     BOOKS bytes | ATTACH name | DETACH name | ACK name seq | FORGET id …";
 
 /// TANDEM.EFFECT
 pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
@@ -64,6 +64,12 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "ACK" => {
             let (name, seq) = (args.text("name")?, args.unsigned("seq")?);
             engine::with_database(database, |database| database.pending.acknowledge(name, seq))?;
+        }
+        "FORGET" => {
+            while args.left() > 0 {
+                let id = args.text("id")?;
+                engine::with_database(database, |database| database.tombstones.remove(id))?;
+            }
         }
         other => return Err(unknown_option(other, USAGE)),
     }

@@ -31,6 +31,29 @@ pub fn put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
+/// TANDEM.GETORPUT
+pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str =
+        "TANDEM.GETORPUT id payload [JSON|BINARY] [STATE s] [EX s|PX ms] [AUDIT json] [LOCAL]";
+    let mut args = Args::new(&args, USAGE);
+    let (id, name) = args.id()?;
+    let payload = args.bytes()?;
+    let takes = Takes { content_type: true, state: true, ttl: true, condition: false };
+    let options = write_options(&mut args, takes, USAGE)?;
+    let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    let (reply, key) = (Reply::new(context), digest_key()?);
+    let answer = |item: &Item| {
+        item.touch();
+        reply.item(&key, id, item);
+    };
+    if keys::with_named_item(context, id, name, KeyFlags::empty(), answer)?.is_none() {
+        let ttl = options.ttl.unwrap_or(Ttl::Clear);
+        store::write(context, Asked { id, name, operation: Operation::Put(request), ttl })?;
+        keys::with_named_item(context, id, name, keys::look(), |item| reply.item(&key, id, item))?;
+    }
+    Ok(RedisValue::NoReply)
+}
+
 /// TANDEM.MERGE
 pub fn merge(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.MERGE id patch [VERSION n] [STATE s] [EX s|PX ms|KEEPTTL] \

@@ -1,7 +1,7 @@
 //! TANDEM.LINK: the half of a link that runs here. Postgres dials; these are the commands of its worker.
 
 use crate::args::{Args, unknown_option};
-use crate::blocked;
+use crate::blocked::{self, Awaited};
 use crate::datatype::key_check;
 use crate::engine;
 use crate::item::Item;
@@ -9,16 +9,16 @@ use crate::keys;
 use crate::pending::EVERYTHING;
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
-use crate::waiting;
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::decide::Retention;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str =
-    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|LIST …";
+    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -39,6 +39,7 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "LISTRANGE" => list_range(context, &mut args),
         "FETCH" => fetch(context, &mut args),
         "PENDING" => pending(context, &mut args),
+        "WAITS" => waits(context, &mut args),
         "LIST" => list(context, &args),
         other => Err(unknown_option(other, USAGE)),
     }
@@ -59,6 +60,7 @@ fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
 fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let check = args.text("key check")?;
+    let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
     args.end()?;
     if check != key_check()? {
         return Err(Error::NoLink {
@@ -69,6 +71,9 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         });
     }
     let (fresh, seq) = engine::with_database(selected(context), |database| {
+        if let Some(retention) = retention {
+            database.peers.insert(name.into(), retention);
+        }
         (database.attach(name), database.pending.last_seq())
     })?;
     if fresh {
@@ -91,11 +96,13 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     args.end()?;
-    let known = engine::with_database(selected(context), |database| database.pending.detach(name))?;
+    let known = engine::with_database(selected(context), |database| {
+        database.peers.remove(name);
+        database.pending.detach(name)
+    })?;
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
-        waiting::wake(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -138,7 +145,7 @@ fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     if ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
         answer_pull(context, &pull)?;
     } else {
-        blocked::block(context, database, pull, block_ms);
+        blocked::block(context, database, Awaited::Pull(pull), block_ms);
     }
     Ok(RedisValue::NoReply)
 }
@@ -205,7 +212,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let forgotten =
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
-    waiting::wake(database);
+    blocked::wake(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 
@@ -337,6 +344,22 @@ fn pending(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let id = args.text("id")?;
         waits.push(engine::with_database(database, |database| database.pending.get(id).is_some())?);
     }
+    reply.array(waits.len());
+    for waits in waits {
+        reply.integer(u64::from(waits));
+    }
+    Ok(RedisValue::NoReply)
+}
+
+/// Which ids wait for one link; none waits for a link that is not attached.
+fn waits(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let name = link_name(args)?;
+    let mut waits = Vec::new();
+    while args.left() > 0 {
+        let id = args.text("id")?;
+        waits.push(engine::with_database(selected(context), |database| database.pending.waits(name, id))?);
+    }
+    let reply = Reply::new(context);
     reply.array(waits.len());
     for waits in waits {
         reply.integer(u64::from(waits));

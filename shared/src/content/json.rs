@@ -16,11 +16,22 @@ use std::cmp::Ordering;
 /// Errors: `BADJSON` with the byte where the text stops being JSON that both engines hold; `\u0000`, lone
 /// surrogates, nesting deeper than 128 and numbers beyond Postgres' `numeric` are refused.
 pub fn canonicalize(text: &[u8]) -> Result<Vec<u8>> {
+    canonicalize_to(text, JSON_DEPTH_MAX)
+}
+
+/// As [`canonicalize`], with another bound for the nesting: of JSON that contents are wrapped in.
+pub fn canonicalize_to(text: &[u8], depth_max: usize) -> Result<Vec<u8>> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(Error::bad_json(error.valid_up_to(), "it is not UTF-8"));
     }
-    let mut writer =
-        Writer { text, at: 0, out: Vec::with_capacity(text.len()), members: Vec::new(), spare: Vec::new() };
+    let mut writer = Writer {
+        text,
+        at: 0,
+        out: Vec::with_capacity(text.len()),
+        members: Vec::new(),
+        spare: Vec::new(),
+        depth_max,
+    };
     writer.skip_space();
     writer.value(0)?;
     writer.skip_space();
@@ -48,6 +59,7 @@ struct Writer<'a> {
     members: Vec<Member>,
     /// Where members are put in order; kept from object to object.
     spare: Vec<u8>,
+    depth_max: usize,
 }
 
 impl Writer<'_> {
@@ -106,7 +118,7 @@ impl Writer<'_> {
     }
 
     fn open(&mut self, bracket: u8, depth: usize) -> Result<()> {
-        if depth > JSON_DEPTH_MAX {
+        if depth > self.depth_max {
             return Err(self.refuse("it is nested deeper than 128"));
         }
         self.out.push(bracket);

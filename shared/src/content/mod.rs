@@ -4,7 +4,7 @@ mod json;
 mod merge;
 mod number;
 
-pub use json::canonicalize;
+pub use json::{canonicalize, canonicalize_to};
 pub use merge::merge;
 
 use crate::digest::PayloadHash;

@@ -7,9 +7,11 @@
 //! Every call to a replica carries many ranges: over a network it is one round trip, in SQL one statement. The
 //! search is depth-first in batches, so that its memory is bounded however different the replicas are.
 
+mod drift;
 mod model;
 mod pieces;
 
+pub use drift::{Drift, Verdict};
 pub use model::Model;
 pub use pieces::{Piece, group};
 

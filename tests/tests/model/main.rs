@@ -108,7 +108,7 @@ fn fresh_database(server: &Postgres, number: usize) -> Client {
 #[test]
 fn both_engines_do_what_the_model_does() {
     let postgres = Postgres::with_extension(&pg::Options::default());
-    let redis = Redis::start(redis::Options::in_memory());
+    let redis = Redis::start(redis::Options::in_memory().with("tandem.tombstone-retention-ms", "0"));
     let (client, connection) = (RefCell::new(postgres.connect()), RefCell::new(redis.connect()));
     let sound = Cell::new(true);
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());

@@ -1,0 +1,75 @@
+//! wait_synced: write-through for who asks for it, the counterpart of TANDEM.WAIT.
+
+use super::arguments::given;
+use crate::error::{Outcome, answer};
+use crate::planning;
+use crate::snapshot;
+use crate::worker;
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+use tandem_shared::Error;
+use tandem_shared::request::check_wait;
+
+/// Pause between two looks at the links.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Number of links that have taken all writes committed before the call; waits for all that write to Redis, at most so
+/// many milliseconds (0: for ever). Errors: `INVALID`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn wait_synced(timeout_ms: Option<i64>) -> i64 {
+    answer((|| {
+        let timeout = check_wait(given("timeout_ms", timeout_ms)?)?;
+        // SAFETY: reads the backend's own transaction state.
+        if unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
+            return Err(Error::invalid(
+                "wait_synced",
+                "waits for what is committed, and this transaction has written",
+                "commit first and call it then",
+            )
+            .into());
+        }
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let end = now(log_end)?;
+        loop {
+            let (count, all) = now(|| caught_up(end))?;
+            if all || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(count);
+            }
+            worker::sleep(LOOK);
+        }
+    })())
+}
+
+fn now<T>(read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    snapshot::of_this_moment(|| planning::by_index(read))
+}
+
+/// The last change that is committed. It may lie above what links may read yet, while an older transaction runs.
+fn log_end() -> Outcome<(i64, i64)> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT c.xid, c.seq FROM tandem.changes c ORDER BY c.xid DESC, c.seq DESC LIMIT 1",
+            None,
+            &[],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok((row.get(1)?.unwrap_or(0), row.get(2)?.unwrap_or(0))),
+            None => Ok((0, 0)),
+        }
+    })
+}
+
+/// How many links are past a position, and whether all are. One that was never compared is past none.
+fn caught_up((xid, seq): (i64, i64)) -> Outcome<(i64, bool)> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT count(*) FILTER (WHERE p.past), coalesce(bool_and(p.past), true) FROM ( \
+                SELECT NOT l.needs_check AND (l.pushed_xid, l.pushed_seq) >= ($1, $2) AS past \
+                FROM tandem.links l WHERE l.direction <> 'from_redis') p",
+            None,
+            &[xid.into(), seq.into()],
+        )?;
+        let (count, all) = rows.first().get_two::<i64, bool>()?;
+        Ok((count.unwrap_or(0), all == Some(true)))
+    })
+}
