@@ -53,7 +53,9 @@ pub fn before_reading() {
 }
 
 pub(crate) fn fold_batch(client: &mut SpiClient<'_>, max_rows: i64) -> Outcome<i64> {
-    let locked = client.select("SELECT pg_try_advisory_xact_lock($1)", None, &[FOLD_LOCK.into()])?;
+    // As an update: until a transaction has written, reads share the snapshot of the caller's statement, and one from
+    // before the lock would show the blocks and the position as they were before the fold that held it.
+    let locked = client.update("SELECT pg_try_advisory_xact_lock($1)", None, &[FOLD_LOCK.into()])?;
     if locked.first().get::<bool>(1)? != Some(true) {
         return Ok(0);
     }

@@ -263,12 +263,14 @@ impl Session {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(|| Ok(log_end()?))?;
+        let report = self.recorded_check(talk, link, kind)?;
+        // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
+        // tombstone of its version without a record.
         if link.ways.to_redis {
             for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
                 self.push_tombstones(talk, &range)?;
             }
         }
-        let report = self.recorded_check(talk, link, kind)?;
         for refused in &report.refused {
             self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
         }
