@@ -125,7 +125,7 @@ fn redis_forgets_what_no_link_waits_for_and_tells_its_replica_and_its_file() {
         ask(&mut connection, &["TANDEM.PUT", id, "1"]);
     }
     ask(&mut connection, &["TANDEM.REMOVE", "early"]);
-    let mut attach = |connection: &mut ::redis::Connection| match ask(
+    let attach = |connection: &mut ::redis::Connection| match ask(
         connection,
         &["TANDEM.LINK", "ATTACH", "pg", &check, "1000"],
     ) {
