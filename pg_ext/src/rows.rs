@@ -80,6 +80,12 @@ fn origin() -> Option<String> {
     store::origin()
 }
 
+/// Whether one of tandem's own functions is writing, which has decided already what capture would decide.
+#[pg_extern(volatile, parallel_unsafe)]
+fn is_own_write() -> bool {
+    store::is_own_write()
+}
+
 /// A position in the log: transaction and sequence. Errors: `INVALID`.
 fn position(text: &str) -> Result<(i64, i64)> {
     let parse = |number: &str| number.parse::<i64>().ok().filter(|number| *number >= 0);

@@ -211,6 +211,9 @@ pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64,
     let database = selected(context);
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
+    if matches!(books, Some((_, Writer::Link(_)))) {
+        keep_replayed_loser(database, id, &key, &planned)?;
+    }
     put_in_place(database, id, &mut key, planned)?;
     if let Some((seq, writer)) = books {
         let (origin, seq) = (origin_of(writer), Some(seq).filter(|seq| *seq > 0));
@@ -332,6 +335,24 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
             database.tombstones.insert(id.into(), tombstone);
         }
     })
+}
+
+/// What a link's revision of the same version took the place of was kept aside where the command ran, and is here too.
+fn keep_replayed_loser(database: i32, id: &str, key: &WritableKey, planned: &Planned) -> Result<()> {
+    let digest_key = digest_key()?;
+    let offered = match &planned.change {
+        Change::Store(item) => item.head(),
+        Change::Remove(tombstone) => tombstone.head(),
+        Change::Drop => return Ok(()),
+    };
+    let applied = match key.item().filter(|item| !item.local()) {
+        Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &offered),
+        None => engine::with_database(database, |database| {
+            let current = database.tombstones.get(id).map(Revision::head);
+            decide_apply(&digest_key, id, current.as_ref(), &offered)
+        })?,
+    };
+    if applied.conflict { keep_loser(database, id, key) } else { Ok(()) }
 }
 
 fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {

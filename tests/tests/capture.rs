@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tandem_tests::census::check_postgres;
 use tandem_tests::postgres::{Options, Postgres};
 use tandem_tests::sql::{refused, rows, run, value};
+use tandem_tests::wait::{self, DEADLINE};
 
 static SERVER: OnceLock<Postgres> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -431,4 +432,24 @@ fn local_rows_become_shared_and_never_the_other_way() {
     let left: i64 = value(&mut client, "SELECT count(*) FROM tandem.tombstones WHERE id = 'b'");
     assert_eq!(left, 0, "a local row that is truncated leaves nothing");
     assert!(value::<bool>(&mut client, "SELECT ok FROM tandem.verify()"));
+}
+
+/// A plain INSERT takes its version before it waits at the primary key; what came and went there meanwhile has left
+/// a tombstone that it did not count from.
+#[test]
+fn a_row_that_waited_for_a_removal_counts_on_from_it() {
+    let postgres = Postgres::with_extension(&Options { preload: false, ..Options::default() });
+    let (mut first, mut second) = (postgres.connect(), postgres.connect());
+    run(&mut first, "BEGIN; SELECT tandem.put('a', '1', version => 8), tandem.delete('a')");
+    let waiting = std::thread::spawn(move || {
+        run(&mut second, "INSERT INTO tandem.items (id, payload) VALUES ('a', '2')");
+    });
+    let blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')";
+    wait::until("the insert waits", DEADLINE, || value(&mut postgres.connect(), blocked));
+    run(&mut first, "COMMIT");
+    waiting.join().expect("the insert goes on");
+    assert_eq!(version(&mut first, "a"), 10);
+    let tombstones: i64 = value(&mut first, "SELECT count(*) FROM tandem.tombstones");
+    assert_eq!(tombstones, 0, "what lives has no tombstone");
+    check_postgres(&mut first, "after the insert");
 }

@@ -41,6 +41,13 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Broken(pub String);
 
+impl Broken {
+    /// Whether Redis has no room. That passes, and only what is pushed has to wait for it.
+    pub fn is_full(&self) -> bool {
+        self.0.starts_with("BACKPRESSURE") || self.0.starts_with("OOM")
+    }
+}
+
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)

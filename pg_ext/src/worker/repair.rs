@@ -415,7 +415,8 @@ fn in_flight<L: Local>(
 /// Bytes of revisions pushed in one command.
 const PUSH_BYTES_MAX: usize = 1 << 20;
 
-/// Pushes revisions in commands of bounded size.
+/// Pushes revisions in commands of bounded size. Errors: also when a revision is refused for a reason that passes and
+/// is not its fault.
 pub fn push(
     connection: &mut Connection,
     link: &str,
@@ -430,8 +431,19 @@ pub fn push(
             bytes <= PUSH_BYTES_MAX
         });
         let (chunk, later) = rest.split_at(fits.count().max(1));
-        answers.extend(Remote(connection).push(link, chunk)?);
+        for answer in Remote(connection).push(link, chunk)? {
+            match answer {
+                Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
+                answer => answers.push(answer),
+            }
+        }
         rest = later;
     }
     Ok(answers)
+}
+
+/// Redis is full, or was told not to write.
+fn is_passing(reason: &str) -> bool {
+    let codes = ["OOM", "BACKPRESSURE", "MISCONF", "READONLY", "LOADING", "NOLINK", "NOPERM"];
+    codes.iter().any(|code| reason.starts_with(code))
 }

@@ -32,6 +32,10 @@ const PULL_ITEMS: usize = 2000;
 const PULL_BYTES: usize = 8 << 20;
 /// How long a pull blocks in Redis. Shorter than the socket's time-out.
 const PULL_BLOCK_MS: u64 = 5000;
+/// A pull without an answer for so long has lost its connection, or the network says nothing of the loss.
+const PULL_LOST: Duration = Duration::from_millis(PULL_BLOCK_MS + 10_000);
+/// Pause before the next push to a Redis that has no room.
+const FULL: Duration = Duration::from_secs(1);
 /// Rows of the log read at a time.
 const LOG_ROWS: i64 = 2000;
 /// How long an idle session sleeps before it looks at the log again.
@@ -154,53 +158,95 @@ impl Session {
         let mut talk = Connection::open(&link.url)?;
         let key_check = hex(&settings::digest_key().check());
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
-        if fresh || link.needs_check || link.run.as_deref() != Some(run.as_str()) {
-            self.whole_check(&mut talk, &mut link, &run, "attach")?;
-        }
-        self.set("state = 'streaming', last_error = NULL")?;
-        pgrx::log!("tandem link {}: streaming", self.name);
+        // A comparison that is due before anything that was pulled may be acknowledged.
+        let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
+        // A Redis without room is no reason to stop taking what it has: that is what makes room.
+        let mut full_until: Option<Instant> = None;
+        let mut streaming = false;
         let mut pull = Connection::open(&link.url)?;
-        let (mut pulling, mut after) = (false, 0);
+        let (mut pulling, mut after, mut acknowledged) = (None, 0, 0);
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
             // written there must not wait for ever.
-            if !pulling {
-                pull.send(&pull_command(&self.name, &run, after))?;
-                pulling = true;
-            }
-            let pushed = if link.ways.to_redis { self.push_log(&mut talk, &mut link)? } else { false };
-            if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
-                pulling = false;
-                let pulled = Remote::pulled(pull.receive()?)?;
-                if let Some(last) = pulled.last().map(|entry| entry.seq) {
-                    let everything = self.join(&mut talk, &link, pulled)?;
-                    if everything {
-                        self.whole_check(&mut talk, &mut link, &run, "attach")?;
-                        self.set("state = 'streaming'")?;
-                    }
-                    Remote(&mut talk).acknowledge(&self.name, &run, last)?;
-                    after = last;
+            let asked = match pulling {
+                Some(asked) => asked,
+                None => {
+                    pull.send(&pull_command(&self.name, &run, after))?;
+                    *pulling.insert(Instant::now())
                 }
-            }
-            if looked.elapsed() > LOOK {
+            };
+            let look = looked.elapsed() > LOOK;
+            if look {
                 looked = Instant::now();
                 if !self.load()? {
                     return Ok(());
                 }
-                letters::push_requested(&mut talk, &self.name)?;
-                if counted.is_none_or(|at| at.elapsed() > COUNT) {
-                    counted = Some(Instant::now());
-                    self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
-                }
-                if self.link.as_ref().is_some_and(|link| link.check_due) {
-                    self.whole_check(&mut talk, &mut link, &run, "scheduled")?;
-                    self.set("state = 'streaming'")?;
+            }
+            let mut pushed = false;
+            if full_until.is_none_or(|until| Instant::now() >= until) {
+                match self.push_due(&mut talk, &mut link, &run, owed, look) {
+                    Ok(any) => {
+                        (pushed, owed, full_until) = (any, false, None);
+                        if !streaming {
+                            streaming = true;
+                            self.set("state = 'streaming', last_error = NULL")?;
+                            pgrx::log!("tandem link {}: streaming", self.name);
+                        }
+                    }
+                    Err(broken) if broken.is_full() => {
+                        streaming = false;
+                        full_until = Some(Instant::now() + FULL);
+                        self.note_error(&broken.0)?;
+                    }
+                    Err(broken) => return Err(broken),
                 }
             }
+            if !owed && after > acknowledged {
+                Remote(&mut talk).acknowledge(&self.name, &run, after)?;
+                acknowledged = after;
+            }
+            if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
+                pulling = None;
+                let pulled = Remote::pulled(pull.receive()?)?;
+                if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                    owed |= self.join(&mut talk, &link, pulled)?;
+                    after = last;
+                }
+            } else if asked.elapsed() > PULL_LOST {
+                return Err(Broken("Redis does not answer a pull; the connection is lost".into()));
+            }
+            if look && counted.is_none_or(|at| at.elapsed() > COUNT) {
+                counted = Some(Instant::now());
+                self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
+            }
         }
+    }
+
+    /// Pushes what is due: a comparison that is owed or scheduled, letters that are to be tried again, and the next
+    /// part of the log. Returns whether there was any of the log. `looked`: the link's row was just read.
+    fn push_due(
+        &self,
+        talk: &mut Connection,
+        link: &mut Link,
+        run: &str,
+        owed: bool,
+        looked: bool,
+    ) -> Result<bool, Broken> {
+        if owed {
+            self.whole_check(talk, link, run, "attach")?;
+            self.set("state = 'streaming'")?;
+        }
+        if looked {
+            letters::push_requested(talk, &self.name)?;
+            if self.link.as_ref().is_some_and(|link| link.check_due) {
+                self.whole_check(talk, link, run, "scheduled")?;
+                self.set("state = 'streaming'")?;
+            }
+        }
+        if link.ways.to_redis { self.push_log(talk, link) } else { Ok(false) }
     }
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
@@ -332,7 +378,8 @@ impl Session {
         }
     }
 
-    /// Joins pulled revisions. Returns whether Redis dropped everything.
+    /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
+    /// it is to get back.
     fn join(&self, talk: &mut Connection, link: &Link, pulled: Vec<Pulled>) -> Result<bool, Broken> {
         let mut everything = false;
         let mut back = BTreeSet::new();
@@ -366,11 +413,15 @@ impl Session {
                 back.insert(id.clone());
             }
         }
+        let mut owed = everything;
         if link.ways.to_redis {
-            self.push_ids(talk, &back.into_iter().collect::<Vec<_>>())?;
+            match self.push_ids(talk, &back.into_iter().collect::<Vec<_>>()) {
+                Err(broken) if broken.is_full() => owed = true,
+                pushed => pushed?,
+            }
         }
         self.set(&format!("pulled = pulled + {count}"))?;
-        Ok(everything)
+        Ok(owed)
     }
 
     fn join_batch(
@@ -439,8 +490,6 @@ impl Session {
             for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
                 match answer {
                     Ok(_) => {}
-                    // Redis is full, or was told not to write: that passes, the revision is not at fault.
-                    Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
                     Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
                 }
             }
@@ -492,10 +541,6 @@ impl Session {
         pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
         transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
     }
-}
-
-fn is_passing(reason: &str) -> bool {
-    ["OOM", "MISCONF", "READONLY", "LOADING", "NOLINK", "NOPERM"].iter().any(|code| reason.starts_with(code))
 }
 
 fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {

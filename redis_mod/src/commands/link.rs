@@ -231,13 +231,19 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
             remedy: "attach it first".to_owned(),
         });
     }
+    // Asked once: the pushes of one command are bounded by its sender, and evictions wait until it is over.
+    let is_full = context.get_flags().contains(ContextFlags::OOM);
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
         let applied = (|| {
             let id = utf8("id", id)?;
             tandem_shared::id::check_id(id)?;
-            store::apply(context, id, decode(encoded, Source::Foreign)?, Writer::Link(name))
+            let revision = decode(encoded, Source::Foreign)?;
+            if is_full && !revision.head().is_tombstone() {
+                check_room(selected(context), id)?;
+            }
+            store::apply(context, id, revision, Writer::Link(name))
         })();
         match applied {
             Ok(applied) => reply.bulk(applied.outcome.as_str()),
@@ -245,6 +251,19 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         }
     }
     Ok(RedisValue::NoReply)
+}
+
+/// Beyond `maxmemory` nothing new is taken. What waits here for a link is: its copy is kept aside as long as the link
+/// has not brought it back, so to refuse it would keep the memory full for ever.
+fn check_room(database: i32, id: &str) -> Result<()> {
+    let waits = engine::with_database(database, |database| database.pending.get(id).is_some())?;
+    if waits {
+        return Ok(());
+    }
+    // SAFETY: the table of functions is filled when the module is loaded.
+    let ratio = unsafe { redis_module::raw::RedisModule_GetUsedMemoryRatio.map_or(1.0, |ratio| ratio()) };
+    let what = "memory in use (per cent of maxmemory)";
+    Err(Error::Backpressure { what, actual: (ratio * 100.0).ceil() as usize, limit: 100 })
 }
 
 /// Pairs of bounds; an empty end means no end.

@@ -226,7 +226,10 @@ impl Run<'_> {
         match self.scene.dice.below(6) {
             0 | 1 => self.scene.proxy.cut(),
             2 | 3 => self.scene.proxy.half_close(way),
-            4 => self.scene.proxy.swallow(way),
+            4 => {
+                let only_newest = self.scene.dice.below(2) == 0;
+                self.scene.proxy.swallow(way, only_newest);
+            }
             _ => {
                 let time = Duration::from_millis(1 + self.scene.dice.below(100));
                 self.scene.proxy.delay(time);

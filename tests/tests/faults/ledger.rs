@@ -54,9 +54,9 @@ pub type Standing = (u64, Option<String>);
 
 /// All ids of Postgres, live or removed.
 pub fn standings_of_postgres(client: &mut Client) -> BTreeMap<String, Standing> {
-    let query = "SELECT i.id, i.version, encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, \
-                 i.payload_hash), 'hex') FROM tandem.items i UNION ALL \
-                 SELECT t.id, t.version, NULL FROM tandem.tombstones t";
+    let query = "SELECT t.id, t.version, NULL FROM tandem.tombstones t UNION ALL \
+                 SELECT i.id, i.version, encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, \
+                 i.payload_hash), 'hex') FROM tandem.items i";
     let rows = sql::rows(client, query);
     rows.iter().map(|row| (row.get(0), (row.get::<_, i64>(1) as u64, row.get(2)))).collect()
 }
@@ -156,6 +156,12 @@ pub fn judge(client: &mut Client, entries: &[Entry], last: &BTreeMap<String, Rev
             problems.push(format!("{problem} {entry:?}; now {now:?}, {current:?}"));
         }
     }
+    let undead = "SELECT i.id FROM tandem.items i JOIN tandem.tombstones t USING (id)";
+    problems.extend(
+        sql::rows(client, undead)
+            .iter()
+            .map(|row| format!("{} lives and has a tombstone", row.get::<_, &str>(0))),
+    );
     problems.extend(strangers(entries, last));
     problems
 }

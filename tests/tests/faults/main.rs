@@ -143,8 +143,9 @@ fn report(scene: &Scene) -> String {
     let differences = lines("SELECT r::text FROM tandem.links() l, tandem.reconcile(l.name, '', true) r");
     let verified = lines("SELECT v::text FROM tandem.verify() v");
     let counted = tandem_tests::redis::ask(&mut connection, &["TANDEM.VERIFY"]);
+    let undead = lines("SELECT id FROM tandem.items JOIN tandem.tombstones USING (id)");
     format!(
-        "verify {verified:?} and {counted:?}\ndifferences {differences:?}\nlinks {links:?}\nconflicts {conflicts:?}\nset aside {letters:?}\nwaiting in Redis {:?}\nINFO {}\n{}\n{}",
+        "alive with a tombstone {undead:?}\nverify {verified:?} and {counted:?}\ndifferences {differences:?}\nlinks {links:?}\nconflicts {conflicts:?}\nset aside {letters:?}\nwaiting in Redis {:?}\nINFO {}\n{}\n{}",
         ledger::waiting(&mut connection),
         ask_text(&mut connection, &["INFO", "tandem"]).unwrap_or_default(),
         scene.postgres.log_tail(),

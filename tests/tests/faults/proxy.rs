@@ -95,9 +95,11 @@ impl Proxy {
         }
     }
 
-    /// Loses whatever goes one way through the connections that are open now, and says nothing of it.
-    pub fn swallow(&self, way: Way) {
-        for pair in self.inner.open().iter() {
+    /// Loses whatever goes one way through the connections that are open now, or through the newest of them alone,
+    /// and says nothing of it.
+    pub fn swallow(&self, way: Way, only_newest: bool) {
+        let pairs = self.inner.open();
+        for pair in pairs.iter().rev().take(if only_newest { 1 } else { usize::MAX }) {
             let swallow = if way == Way::ToRedis { &pair.swallow_to_redis } else { &pair.swallow_from_redis };
             swallow.store(true, Ordering::SeqCst);
         }
