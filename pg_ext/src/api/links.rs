@@ -85,9 +85,17 @@ fn link(
             )
             .into());
         }
-        check_choice("mode", mode, &["mirror"])?;
+        check_choice("mode", mode, &["mirror", "cache"])?;
         check_choice("direction", direction, &["both", "to_redis", "from_redis"])?;
         check_prefix(prefix)?;
+        if mode == "cache" && direction == "from_redis" {
+            return Err(Error::invalid(
+                "direction from_redis",
+                "brings nothing to a cache",
+                "give direction both or to_redis, or mode mirror",
+            )
+            .into());
+        }
         if check_every.is_some_and(|pause| pause.as_micros() <= 0) {
             return Err(Error::invalid(
                 "check_every",
@@ -268,7 +276,7 @@ fn run_reconcile(name: &str, prefix: &str, dry_run: bool, max_rows: Option<i64>)
     let compared = (|| {
         let mut connection = Connection::open(&linked.url)?;
         if !dry_run {
-            Remote(&mut connection).attach(name, &hex(&task.key.check()))?;
+            Remote(&mut connection).attach(name, &hex(&task.key.check()), None)?;
         }
         check(&mut Within, &mut connection, &task, ranges, &mut report)
     })();

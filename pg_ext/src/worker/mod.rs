@@ -3,11 +3,14 @@
 
 mod checks;
 mod connection;
+mod id_filter;
 mod letters;
 mod manager;
+mod reader;
 mod remote;
 mod repair;
 mod session;
+mod supervision;
 mod tls;
 mod transaction;
 

@@ -230,6 +230,49 @@ pub fn check<L: Local>(
     Ok(())
 }
 
+/// Ids of Redis looked at in one step where it holds some only.
+const HELD_PAGE: usize = 1000;
+
+/// As [`check`] where Redis holds some of the ids of a range: every one that it holds is compared, which takes work
+/// by their number.
+pub fn check_held<L: Local>(
+    local: &mut L,
+    connection: &mut Connection,
+    task: &Task<'_>,
+    range: Range,
+    report: &mut Report,
+) -> Result<(), Broken> {
+    let bytes_before = connection.bytes - report.bytes;
+    let mut rest = range;
+    loop {
+        local.tell("comparing", report)?;
+        let page = Remote(connection).lists(std::slice::from_ref(&rest), HELD_PAGE)?;
+        let held = page.into_iter().next().unwrap_or_default();
+        let Some(last) = held.last() else { return Ok(()) };
+        rest = rest.after(&last.id);
+        let ids: Vec<&str> = held.iter().map(|entry| entry.id.as_str()).collect();
+        let ours = local.run(|| crate::replica::digests(&ids))?;
+        report.ranges += 1;
+        report.rounds += 1;
+        report.bytes = connection.bytes - bytes_before;
+        let differs = |entry: &Entry| ours.get(&entry.id) != Some(&entry.digest);
+        let mut ids: Vec<String> = held.into_iter().filter(differs).map(|entry| entry.id).collect();
+        while !ids.is_empty() {
+            let room = report.room(task.ids_max);
+            if room == 0 {
+                let bound = task.ids_max.unwrap_or_default();
+                report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
+                return Ok(());
+            }
+            let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
+            local.tell("mending", report)?;
+            page_of(local, connection, task, &ids, report)?;
+            report.bytes = connection.bytes - bytes_before;
+            ids = rest;
+        }
+    }
+}
+
 /// What became of an id that differed.
 #[derive(Default)]
 struct Fate {

@@ -6,16 +6,17 @@
 
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
+use super::id_filter::{IdFilter, Step};
 use super::letters;
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Task, Ways, check, push};
+use super::repair::{Local, Report, Task, Ways, check, check_held, push};
+use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
-use super::{attach_signals, interrupts, wait};
+use super::{attach_signals, interrupts};
 use crate::error::Outcome;
 use crate::planning;
 use crate::settings;
 use crate::store;
-use backon::BackoffBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
@@ -42,8 +43,6 @@ const LOG_ROWS: i64 = 2000;
 const IDLE: Duration = Duration::from_millis(25);
 /// How often it asks what waits in Redis.
 const COUNT: Duration = Duration::from_secs(1);
-/// How often the session looks whether its link was paused or removed.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Entry point of a session; the link's name comes in the worker's extra text.
 #[pg_guard]
@@ -53,14 +52,23 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     attach_signals();
     let Some((database, name)) = extra.split_once('\n') else { return };
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    let only_one = transaction(|| {
-        Ok(Spi::get_one_with_args::<bool>(
-            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
-            &[format!("link {name}").into()],
-        )?)
-    });
-    if matches!(only_one, Ok(Some(true))) {
-        Session { name: name.to_owned(), link: None }.supervise();
+    if is_alone("link", name) {
+        supervise(&mut Session { name: name.to_owned(), link: None });
+    }
+}
+
+impl Supervised for Session {
+    fn is_wanted(&mut self) -> bool {
+        matches!(self.load(), Ok(true))
+    }
+
+    fn work(&mut self) -> Result<(), Broken> {
+        self.run()
+    }
+
+    fn note(&mut self, reason: &str) {
+        pgrx::log!("tandem link {}: {reason}; will try again", self.name);
+        let _ = self.note_error(reason);
     }
 }
 
@@ -69,12 +77,47 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
 struct Link {
     url: String,
     prefix: String,
+    /// Redis holds what was read or written there, and not everything.
+    is_cache: bool,
     ways: Ways,
     position: (i64, i64),
     needs_check: bool,
     run: Option<String>,
     /// The schedule asks for a check.
     check_due: bool,
+}
+
+impl Link {
+    /// Mode and prefix under which Redis may ask for what it does not have.
+    fn source(&self) -> (&str, &str) {
+        let mode = match (self.ways.to_redis, self.is_cache) {
+            (false, _) => "none",
+            (true, true) => "cache",
+            (true, false) => "mirror",
+        };
+        (mode, &self.prefix)
+    }
+
+    /// Whether Redis is to have an id at all times.
+    fn mirrors(&self, id: &str) -> bool {
+        !self.is_cache || id.starts_with(RESERVED_PREFIX)
+    }
+
+    /// What Redis is to have at all times.
+    fn mirrored(&self) -> Result<Vec<Range>, Broken> {
+        let ranges = if self.is_cache {
+            Range::of_prefix(RESERVED_PREFIX).map(|range| vec![range])
+        } else {
+            ranges(&self.prefix)
+        };
+        ranges.map_err(|error| Broken(error.to_string()))
+    }
+
+    /// The ids of which Redis holds some.
+    fn cached(&self) -> Result<Option<Range>, Broken> {
+        let range = self.is_cache.then(|| Range::of_prefix(&self.prefix)).transpose();
+        range.map_err(|error| Broken(error.to_string()))
+    }
 }
 
 struct Session {
@@ -115,49 +158,15 @@ impl From<Failed> for Broken {
 }
 
 impl Session {
-    /// Connects, works until something fails, and begins again after a pause that grows up to a bound.
-    fn supervise(&mut self) {
-        let pauses = || {
-            backon::ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(100))
-                .with_max_delay(Duration::from_secs(15))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut next_pauses = pauses();
-        loop {
-            interrupts();
-            let started = Instant::now();
-            match self.work() {
-                Ok(()) => return,
-                Err(Broken(reason)) => {
-                    if started.elapsed() > Duration::from_secs(30) {
-                        next_pauses = pauses();
-                    }
-                    pgrx::log!("tandem link {}: {reason}; will try again", self.name);
-                    let _ = self.note_error(&reason);
-                }
-            }
-            let end = Instant::now() + next_pauses.next().unwrap_or(Duration::from_secs(15));
-            while Instant::now() < end {
-                wait(LOOK.min(end.saturating_duration_since(Instant::now())));
-                if !matches!(self.load(), Ok(true)) {
-                    return;
-                }
-            }
-        }
-    }
-
     /// One connection's life. `Ok` means that the link was paused or removed.
-    fn work(&mut self) -> Result<(), Broken> {
+    fn run(&mut self) -> Result<(), Broken> {
         if !self.load()? {
             return Ok(());
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let mut talk = Connection::open(&link.url)?;
         let key_check = hex(&settings::digest_key().check());
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check, Some(link.source()))?;
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
@@ -167,6 +176,7 @@ impl Session {
         let (mut pulling, mut after, mut acknowledged) = (None, 0, 0);
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
+        let mut filter = IdFilter::Due;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -187,11 +197,14 @@ impl Session {
             }
             let mut pushed = false;
             if full_until.is_none_or(|until| Instant::now() >= until) {
-                match self.push_due(&mut talk, &mut link, &run, owed, look) {
+                match self.push_due(&mut talk, &mut link, &run, owed, look, &mut filter) {
                     Ok(any) => {
                         (pushed, owed, full_until) = (any, false, None);
                         if !streaming {
                             streaming = true;
+                            if link.ways.to_redis {
+                                Remote(&mut talk).ready(&self.name)?;
+                            }
                             self.set("state = 'streaming', last_error = NULL")?;
                             pgrx::log!("tandem link {}: streaming", self.name);
                         }
@@ -212,7 +225,7 @@ impl Session {
                 pulling = None;
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
-                    owed |= self.join(&mut talk, &link, pulled)?;
+                    owed |= self.join(&mut talk, &link, pulled, &mut filter)?;
                     after = last;
                 }
             } else if asked.elapsed() > PULL_LOST {
@@ -234,6 +247,7 @@ impl Session {
         run: &str,
         owed: bool,
         looked: bool,
+        filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
         if owed {
             self.whole_check(talk, link, run, "attach")?;
@@ -246,7 +260,15 @@ impl Session {
                 self.set("state = 'streaming'")?;
             }
         }
-        if link.ways.to_redis { self.push_log(talk, link) } else { Ok(false) }
+        if !link.ways.to_redis {
+            return Ok(false);
+        }
+        let pushed = self.push_log(talk, link, filter)?;
+        let loaded = match link.cached()? {
+            Some(range) => filter.load(talk, &self.name, &range)?,
+            None => false,
+        };
+        Ok(pushed || loaded)
     }
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
@@ -257,7 +279,8 @@ impl Session {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
                         l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
-                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now() \
+                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
+                        l.mode = 'cache' \
                      FROM tandem.links l WHERE l.name = $1",
                     None,
                     &[name.into()],
@@ -272,6 +295,7 @@ impl Session {
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
                     check_due: row.get::<bool>(9)? == Some(true),
+                    is_cache: row.get::<bool>(10)? == Some(true),
                 };
                 Ok(Some((link, row.get::<bool>(8)? == Some(true))))
             })
@@ -313,7 +337,7 @@ impl Session {
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
         if link.ways.to_redis {
-            for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
+            for range in link.mirrored()? {
                 self.push_tombstones(talk, &range)?;
             }
         }
@@ -351,12 +375,18 @@ impl Session {
         link: &Link,
         kind: &'static str,
     ) -> Result<Report, Broken> {
-        let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
         let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
         let mut report = Report::default();
-        let checked = check(&mut Own { run, told: None }, talk, &task, ranges, &mut report);
+        let mut own = Own { run, told: None };
+        let checked = (|| {
+            check(&mut own, talk, &task, link.mirrored()?, &mut report)?;
+            match link.cached()? {
+                Some(range) => check_held(&mut own, talk, &task, range, &mut report),
+                None => Ok(()),
+            }
+        })();
         if let Err(Broken(reason)) = &checked {
             report.cut_short = Some(reason.clone());
         }
@@ -380,7 +410,13 @@ impl Session {
 
     /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
     /// it is to get back.
-    fn join(&self, talk: &mut Connection, link: &Link, pulled: Vec<Pulled>) -> Result<bool, Broken> {
+    fn join(
+        &self,
+        talk: &mut Connection,
+        link: &Link,
+        pulled: Vec<Pulled>,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
         let mut everything = false;
         let mut back = BTreeSet::new();
         let mut operations = Vec::new();
@@ -388,6 +424,8 @@ impl Session {
         for entry in pulled {
             if entry.id.is_empty() {
                 everything = true;
+                // Redis drops its filter with everything else.
+                *filter = IdFilter::Due;
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
@@ -400,7 +438,7 @@ impl Session {
                         self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
-            } else {
+            } else if link.mirrors(&entry.id) {
                 back.insert(entry.id);
             }
         }
@@ -462,13 +500,27 @@ impl Session {
     }
 
     /// Pushes the next part of the log. Returns whether there was any.
-    fn push_log(&self, talk: &mut Connection, link: &mut Link) -> Result<bool, Broken> {
+    fn push_log(
+        &self,
+        talk: &mut Connection,
+        link: &mut Link,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
-        let (ids, end) = transaction(move || read_log(position, &name))?;
+        let LogPart { ids, steps, end } = transaction(move || read_log(position, &name))?;
         let Some(end) = end else { return Ok(false) };
-        let ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        if link.is_cache && !ids.is_empty() {
+            let held = Remote(talk).holds(&self.name, &ids)?;
+            ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
+        }
         let count = ids.len();
         self.push_ids(talk, &ids)?;
+        if link.is_cache {
+            let steps: Vec<Step> =
+                steps.into_iter().filter(|step| step.id.starts_with(&link.prefix)).collect();
+            filter.change(talk, &self.name, &steps)?;
+        }
         let name = self.name.clone();
         transaction(move || {
             Spi::run_with_args(
@@ -549,27 +601,6 @@ fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {
     command
 }
 
-/// Waits until the connection has something to read, at most so long.
-fn readable(connection: &Connection, time: Duration) -> bool {
-    // SAFETY: MyLatch is this process' own latch and the socket is open.
-    let events = unsafe {
-        let wanted = pg_sys::WL_LATCH_SET
-            | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let events = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            wanted as i32,
-            connection.socket(),
-            time.as_millis() as i64,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-        events
-    };
-    events as u32 & pg_sys::WL_SOCKET_READABLE != 0
-}
-
 /// Whether a link with this prefix carries an id; `tandem/` is carried by every link.
 fn is_linked(prefix: &str, id: &str) -> bool {
     id.starts_with(prefix) || id.starts_with(RESERVED_PREFIX)
@@ -619,27 +650,41 @@ fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
     })
 }
 
-type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
+/// A part of the log.
+struct LogPart {
+    /// Ids changed by others than this link.
+    ids: BTreeSet<String>,
+    /// What every row did to its id.
+    steps: Vec<Step>,
+    /// The position after it.
+    end: Option<(i64, i64)>,
+}
 
-/// Ids changed after a position by others than this link, and the position after them.
+/// The log after a position, up to a number of rows.
 fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
     planning::by_index(|| {
         Spi::connect(|client| {
             let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
+            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NOT NULL, c.new_digest IS NOT NULL \
+             FROM tandem.changes c \
              WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
              ORDER BY c.xid, c.seq LIMIT $3",
             None,
             &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
         )?;
-            let (mut ids, mut end) = (BTreeSet::new(), None);
+            let mut part = LogPart { ids: BTreeSet::new(), steps: Vec::new(), end: None };
             for row in rows {
-                end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
+                let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));
+                part.end = row.get::<i64>(3)?.map(|seq| (xid, seq));
+                let [before, after] = [row.get::<bool>(5)? == Some(true), row.get::<bool>(6)? == Some(true)];
                 if row.get::<bool>(4)? != Some(true) {
-                    ids.insert(row.get::<String>(1)?.unwrap_or_default());
+                    part.ids.insert(id.clone());
+                }
+                if before != after {
+                    part.steps.push(Step { id, before, after, xid });
                 }
             }
-            Ok((ids, end))
+            Ok(part)
         })
     })
 }
