@@ -1,10 +1,12 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
+use super::peer::Answer;
 use crate::settings;
 use redis::Value;
 use std::collections::HashMap;
 use tandem_shared::codec::{Source, decode};
+use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Replica};
@@ -110,11 +112,7 @@ impl Remote<'_> {
     }
 
     /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
-    pub fn push(
-        &mut self,
-        link: &str,
-        revisions: &[(&str, Vec<u8>)],
-    ) -> Result<Vec<Result<String, String>>, Broken> {
+    pub fn push(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
         command.arg("PUSH").arg(link);
         for (id, revision) in revisions {
@@ -124,11 +122,21 @@ impl Remote<'_> {
         if answers.len() != revisions.len() {
             return Err(malformed());
         }
-        let answer = |value| match value {
-            Value::ServerError(error) => Ok(Err(reply_error(&error))),
-            value => Ok(Ok(text(value)?)),
-        };
         answers.into_iter().map(answer).collect()
+    }
+
+    /// Joins encoded revisions on behalf of no link, so that every link is told; an answer each, as from `push`.
+    pub fn join(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
+        for (id, revision) in revisions {
+            self.0.send(redis::cmd("TANDEM.JOIN").arg(*id).arg(revision.as_slice()))?;
+        }
+        revisions.iter().map(|_| answer(self.0.receive_raw()?)).collect()
+    }
+
+    /// Whether the digests there are made with the secret that has this check value.
+    pub fn has_key(&mut self, check: &str) -> Result<bool, Broken> {
+        let reply = self.0.ask(redis::cmd("TANDEM.LINK").arg("HASKEY").arg(check))?;
+        Ok(integer(&reply)? == 1)
     }
 
     /// The current revisions of ids.
@@ -166,16 +174,29 @@ impl Remote<'_> {
         Ok(0)
     }
 
-    /// Whether each of the ids waits in Redis for a link.
-    pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
+    /// Whether each of the ids waits in Redis for a link, or for any.
+    pub fn waits(&mut self, link: Option<&str>, ids: &[&str]) -> Result<Vec<bool>, Broken> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("WAITS").arg(link).arg(ids))?)?;
+        let mut command = redis::cmd("TANDEM.LINK");
+        match link {
+            Some(link) => command.arg("WAITS").arg(link),
+            None => command.arg("PENDING"),
+        };
+        let replies = array(self.0.ask(command.arg(ids))?)?;
         if replies.len() != ids.len() {
             return Err(malformed());
         }
         replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
+    }
+}
+
+/// What Redis says of a revision that is joined.
+fn answer(value: Value) -> Result<Answer, Broken> {
+    match value {
+        Value::ServerError(error) => Ok(Err(reply_error(&error))),
+        value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),
     }
 }
 

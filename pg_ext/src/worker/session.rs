@@ -7,22 +7,23 @@
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
 use super::letters;
+use super::peer::{Here, Local, key_check};
+use super::redis_peer::{Redis, push};
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Task, Ways, check, push};
+use super::repair::{Books, Report, Side, Task, Ways, check};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
 use crate::planning;
-use crate::settings;
 use crate::store;
 use backon::BackoffBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tandem_shared::Revision;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
-use tandem_shared::digest::hex;
 use tandem_shared::id::Range;
 use tandem_shared::request::Operation;
 
@@ -82,29 +83,38 @@ struct Session {
     link: Option<Link>,
 }
 
-/// Transactions of the worker's own, in a run of a check.
-struct Own {
+/// Transactions of the worker's own.
+struct Own;
+
+impl Local for Own {
+    fn run<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        self.attempt(work).map_err(Into::into)
+    }
+
+    fn attempt<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+        interrupts();
+        transaction(work)
+    }
+}
+
+/// How far the run of a check is said to be.
+struct Progress {
     run: i64,
     told: Option<(&'static str, Instant)>,
 }
 
-impl Local for Own {
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
-        self.attempt(work).map_err(|error| Broken(error.message))
-    }
-
-    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
-        interrupts();
-        transaction(work)
-    }
-
+impl Books for Progress {
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
         if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
             return Ok(());
         }
         self.told = Some((phase, Instant::now()));
         let run = self.run;
-        self.run(|| checks::tell(run, phase, report))
+        Own.run(|| checks::tell(run, phase, report))
+    }
+
+    fn keep_loser(&mut self, id: &str, loser: &Revision) -> Result<(), Broken> {
+        Own.run(|| store::keep_loser(id, loser))
     }
 }
 
@@ -156,8 +166,7 @@ impl Session {
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let mut talk = Connection::open(&link.url)?;
-        let key_check = hex(&settings::digest_key().check());
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check())?;
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
@@ -246,7 +255,7 @@ impl Session {
                 self.set("state = 'streaming'")?;
             }
         }
-        if link.ways.to_redis { self.push_log(talk, link) } else { Ok(false) }
+        if link.ways.to_right { self.push_log(talk, link) } else { Ok(false) }
     }
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
@@ -312,13 +321,17 @@ impl Session {
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
-        if link.ways.to_redis {
+        if link.ways.to_right {
             for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
                 self.push_tombstones(talk, &range)?;
             }
         }
         for refused in &report.refused {
-            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
+            let direction = match refused.side {
+                Side::Left => "from_redis",
+                Side::Right => "to_redis",
+            };
+            self.set_aside(&refused.id, direction, refused.revision.clone(), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -354,9 +367,12 @@ impl Session {
         let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
-        let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
+        let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
-        let checked = check(&mut Own { run, told: None }, talk, &task, ranges, &mut report);
+        let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
+        let mut redis = Redis { connection: talk, link: Some(&self.name) };
+        let mut progress = Progress { run, told: None };
+        let checked = check(&mut postgres, &mut redis, &task, ranges, &mut report, &mut progress);
         if let Err(Broken(reason)) = &checked {
             report.cut_short = Some(reason.clone());
         }
@@ -391,7 +407,7 @@ impl Session {
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
-                if !link.ways.from_redis {
+                if !link.ways.to_left {
                     continue;
                 }
                 match store::decode(&encoded) {
@@ -414,7 +430,7 @@ impl Session {
             }
         }
         let mut owed = everything;
-        if link.ways.to_redis {
+        if link.ways.to_right {
             match self.push_ids(talk, &back.into_iter().collect::<Vec<_>>()) {
                 Err(broken) if broken.is_full() => owed = true,
                 pushed => pushed?,
@@ -424,10 +440,7 @@ impl Session {
         Ok(owed)
     }
 
-    fn join_batch(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Failed> {
+    fn join_batch(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Failed> {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
@@ -442,10 +455,7 @@ impl Session {
     }
 
     /// After a batch failed: each on its own, so that one that cannot be stored does not stop the others.
-    fn join_singly(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Broken> {
+    fn join_singly(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Broken> {
         let mut joined = Vec::with_capacity(operations.len());
         for operation in operations {
             match self.join_batch(std::slice::from_ref(operation)) {
@@ -487,7 +497,7 @@ impl Session {
             let current = transaction(|| store::fetch(page))?;
             let revisions: Vec<(&str, Vec<u8>)> =
                 current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-            for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
+            for ((id, revision), answer) in revisions.iter().zip(push(talk, Some(&self.name), &revisions)?) {
                 match answer {
                     Ok(_) => {}
                     Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,

@@ -11,14 +11,14 @@ use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
-use tandem_shared::decide::Retention;
+use tandem_shared::decide::{Applied, Retention};
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str =
-    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST …";
+    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST|HASKEY …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -41,6 +41,7 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "PENDING" => pending(context, &mut args),
         "WAITS" => waits(context, &mut args),
         "LIST" => list(context, &args),
+        "HASKEY" => has_key(&mut args),
         other => Err(unknown_option(other, USAGE)),
     }
 }
@@ -223,14 +224,7 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let id = args.bytes()?;
         pairs.push((id, args.bytes()?));
     }
-    let known = engine::with_database(selected(context), |database| database.pending.has_link(name))?;
-    if !known {
-        return Err(Error::NoLink {
-            what: format!("link {}", shown(name)),
-            problem: "it is not attached to this database".to_owned(),
-            remedy: "attach it first".to_owned(),
-        });
-    }
+    check_attached(selected(context), name)?;
     // Asked once: the pushes of one command are bounded by its sender, and evictions wait until it is over.
     let is_full = context.get_flags().contains(ContextFlags::OOM);
     let reply = Reply::new(context);
@@ -239,11 +233,7 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let applied = (|| {
             let id = utf8("id", id)?;
             tandem_shared::id::check_id(id)?;
-            let revision = decode(encoded, Source::Foreign)?;
-            if is_full && !revision.head().is_tombstone() {
-                check_room(selected(context), id)?;
-            }
-            store::apply(context, id, revision, Writer::Link(name))
+            take(context, id, encoded, is_full, Writer::Link(name))
         })();
         match applied {
             Ok(applied) => reply.bulk(applied.outcome.as_str()),
@@ -251,6 +241,55 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         }
     }
     Ok(RedisValue::NoReply)
+}
+
+/// Joins an encoded revision that somebody else brings.
+fn take(context: &Context, id: &str, encoded: &[u8], is_full: bool, writer: Writer<'_>) -> Result<Applied> {
+    let revision = decode(encoded, Source::Foreign)?;
+    if is_full && !revision.head().is_tombstone() {
+        check_room(selected(context), id)?;
+    }
+    store::apply(context, id, revision, writer)
+}
+
+fn check_attached(database: i32, name: &str) -> Result<()> {
+    if engine::with_database(database, |database| database.pending.has_link(name))? {
+        return Ok(());
+    }
+    Err(Error::NoLink {
+        what: format!("link {}", shown(name)),
+        problem: "it is not attached to this database".to_owned(),
+        remedy: "attach it first".to_owned(),
+    })
+}
+
+/// TANDEM.JOIN: one pair of a PUSH as a command with a key, which a cluster redirects; without a link, all are told.
+pub fn join(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.JOIN id revision [LINK name]";
+    let mut args = Args::new(&args, USAGE);
+    let (id, _) = args.id()?;
+    let encoded = args.bytes()?;
+    let writer = match args.left() {
+        0 => Writer::Peer,
+        _ => match args.text("option")?.to_ascii_uppercase().as_str() {
+            "LINK" => Writer::Link(link_name(&mut args)?),
+            other => return Err(unknown_option(other, USAGE)),
+        },
+    };
+    args.end()?;
+    if let Writer::Link(name) = writer {
+        check_attached(selected(context), name)?;
+    }
+    let is_full = context.get_flags().contains(ContextFlags::OOM);
+    let applied = take(context, id, encoded, is_full, writer)?;
+    Ok(RedisValue::SimpleStringStatic(applied.outcome.as_str()))
+}
+
+/// Whether digests are made with the secret of this check value, without attaching anything.
+fn has_key(args: &mut Args<'_>) -> Result<RedisValue> {
+    let check = args.text("key check")?;
+    args.end()?;
+    Ok(RedisValue::Integer(i64::from(check == key_check()?)))
 }
 
 /// Beyond `maxmemory` nothing new is taken. What waits here for a link is: its copy is kept aside as long as the link
