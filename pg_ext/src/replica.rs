@@ -166,7 +166,7 @@ const DIGESTS: &str = "SELECT i.id, \
     FROM tandem.items i WHERE NOT i.local AND i.id = ANY($1)";
 
 /// The digests of those of the ids that are there.
-pub fn digests(ids: &[&str]) -> Outcome<HashMap<String, Digest>> {
+pub fn digests(ids: &[String]) -> Outcome<HashMap<String, Digest>> {
     planning::by_index(|| {
         Spi::connect(|client| {
             let mut digests = HashMap::with_capacity(ids.len());

@@ -111,8 +111,9 @@ redis_module! {
         ["tandem.merkle", command(merkle::merkle), "readonly", 0, 0, 0, ""],
         ["tandem.verify", command(merkle::verify), "readonly", 0, 0, 0, ""],
         ["tandem.wait", command(wait::wait), "readonly", 0, 0, 0, ""],
-        // Not deny-oom: pulls and acknowledgements are what makes room again. PUSH looks by itself.
+        // Not deny-oom: pulls and acknowledgements are what makes room again. PUSH and JOIN look by themselves.
         ["tandem.link", command(link::link), "write deny-script", 0, 0, 0, ""],
+        ["tandem.join", command(link::join), "write deny-script", 1, 1, 1, ""],
         ["tandem.effect", command(effect::effect), "write deny-script", 0, 0, 0, ""],
     ],
     event_handlers: [

@@ -233,12 +233,13 @@ LANGUAGE sql SET jit = off AS $$
     SELECT count(*) FROM gone
 $$;
 
--- Forgets all but the last runs of checks of each link, and those of links that are gone.
+-- Forgets all but the last runs of checks of each link and of all other peers together, and those of links that are gone.
 CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
     DELETE FROM tandem.checks c WHERE c.run IN (
-        SELECT o.run FROM (SELECT a.run, a.link, row_number() OVER (PARTITION BY a.link ORDER BY a.run DESC) AS age
-            FROM tandem.checks a) o
-        WHERE o.age > kept OR NOT EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link))
+        SELECT o.run FROM (SELECT a.run, a.link, p.is_peer,
+                row_number() OVER (PARTITION BY CASE WHEN NOT p.is_peer THEN a.link END ORDER BY a.run DESC) AS age
+            FROM tandem.checks a CROSS JOIN LATERAL (SELECT a.link ~ '://| <> ' AS is_peer) p) o
+        WHERE o.age > kept OR NOT (o.is_peer OR EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link)))
 $$;
 
 -- Moves the log on to the next slot when the present one has grown or aged, and empties the one after that, if every

@@ -400,3 +400,38 @@ fn of_many_defaults_one_is_stored_and_all_see_it() {
     let conflicts: i64 = value(&mut pair.sql(), "SELECT count(*) FROM tandem.conflicts");
     assert_eq!(conflicts, 0);
 }
+
+#[test]
+fn a_check_compares_what_the_cache_holds() {
+    let pair = cache(30, Options::in_memory());
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    for number in 0..10 {
+        assert!(payload(&mut redis, &format!("c:000{number}")).is_some());
+    }
+    let check = |client: &mut Client, dry_run: bool| {
+        let query = format!("SELECT * FROM tandem.reconcile('{}', dry_run => {dry_run})", pair.link);
+        let row = rows(client, &query).remove(0);
+        (row.get::<_, String>("answer"), row.get::<_, i64>("differences"), row.get::<_, i64>("repaired"))
+    };
+    wait::until("both sides are equal", DEADLINE, || check(&mut client, true) == ("equal".to_owned(), 0, 0));
+    pair.pause();
+    // Held and changed, held and removed, not held; and in Redis: changed, new, and dropped.
+    run(&mut client, "UPDATE tandem.items SET payload = '[1]' WHERE id IN ('c:0001', 'c:0020')");
+    run(&mut client, "SELECT tandem.delete('c:0002')");
+    ask(&mut redis, &["TANDEM.PUT", "c:0003", "[3]"]);
+    ask(&mut redis, &["DEL", "c:0004"]);
+    // Those four wait for the paused link, in the log or in Redis, so a look says that all is on its way.
+    assert_eq!(check(&mut client, true), ("incomplete".to_owned(), 3, 0));
+    assert_eq!(check(&mut client, false), ("equal".to_owned(), 3, 3));
+    assert_eq!(count_of_redis(&mut redis), 8, "nothing was brought that was not held");
+    assert_eq!(payload(&mut redis, "c:0001").as_deref(), Some("[1]"));
+    let there: String = value(&mut client, "SELECT payload::text FROM tandem.items WHERE id = 'c:0003'");
+    assert_eq!(there, "[3]");
+    pair.resume();
+    served(&pair);
+    assert_eq!(payload(&mut redis, "c:0020").as_deref(), Some("[1]"));
+    assert_eq!(payload(&mut redis, "c:0002"), None);
+    wait::until("both sides are equal", DEADLINE, || check(&mut client, true) == ("equal".to_owned(), 0, 0));
+    let checked = "SELECT last_check_answer FROM tandem.link_status WHERE direction = 'to_redis'";
+    assert_eq!(value::<Option<String>>(&mut client, checked).as_deref(), Some("equal"));
+}

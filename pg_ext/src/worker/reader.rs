@@ -124,7 +124,7 @@ fn fill(connection: &mut Connection, name: &str, ids: &[String]) -> Result<(), B
         });
         let (part, later) = rest.split_at(fits.count().max(1));
         for ((id, _), answer) in part.iter().zip(Remote(connection).fill(name, part)?) {
-            if let Err(reason) = answer {
+            if let Some(reason) = answer {
                 pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
             }
         }

@@ -1,11 +1,13 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
+use super::peer::Answer;
 use crate::settings;
 use redis::Value;
 use std::collections::HashMap;
 use std::time::Duration;
 use tandem_shared::codec::{Source, decode};
+use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Replica};
@@ -145,13 +147,13 @@ impl Remote<'_> {
         Ok(wanted)
     }
 
-    /// Sends what was wanted; an empty revision says that there is none.
-    pub fn fill(
-        &mut self,
-        link: &str,
-        revisions: &[(&str, Vec<u8>)],
-    ) -> Result<Vec<Result<String, String>>, Broken> {
-        self.send_revisions("FILL", link, revisions)
+    /// Sends what was wanted; an empty revision says that there is none. Returns why some were refused, in order.
+    pub fn fill(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Option<String>>, Broken> {
+        let refusal = |answer| match answer {
+            Value::ServerError(error) => Some(reply_error(&error)),
+            _ => None,
+        };
+        Ok(self.send_revisions("FILL", link, revisions)?.into_iter().map(refusal).collect())
     }
 
     /// Whether Redis has, or is about to have, each of the ids.
@@ -178,12 +180,9 @@ impl Remote<'_> {
     }
 
     /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
-    pub fn push(
-        &mut self,
-        link: &str,
-        revisions: &[(&str, Vec<u8>)],
-    ) -> Result<Vec<Result<String, String>>, Broken> {
-        self.send_revisions("PUSH", link, revisions)
+    pub fn push(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
+        let answers = self.send_revisions("PUSH", link, revisions)?;
+        answers.into_iter().map(answer).collect()
     }
 
     fn send_revisions(
@@ -191,21 +190,28 @@ impl Remote<'_> {
         verb: &str,
         link: &str,
         revisions: &[(&str, Vec<u8>)],
-    ) -> Result<Vec<Result<String, String>>, Broken> {
+    ) -> Result<Vec<Value>, Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
         command.arg(verb).arg(link);
         for (id, revision) in revisions {
             command.arg(*id).arg(revision.as_slice());
         }
         let answers = array(self.0.ask(&command)?)?;
-        if answers.len() != revisions.len() {
-            return Err(malformed());
+        if answers.len() == revisions.len() { Ok(answers) } else { Err(malformed()) }
+    }
+
+    /// Joins encoded revisions on behalf of no link, so that every link is told; an answer each, as from `push`.
+    pub fn join(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
+        for (id, revision) in revisions {
+            self.0.send(redis::cmd("TANDEM.JOIN").arg(*id).arg(revision.as_slice()))?;
         }
-        let answer = |value| match value {
-            Value::ServerError(error) => Ok(Err(reply_error(&error))),
-            value => Ok(Ok(text(value)?)),
-        };
-        answers.into_iter().map(answer).collect()
+        revisions.iter().map(|_| answer(self.0.receive_raw()?)).collect()
+    }
+
+    /// Whether the digests there are made with the secret that has this check value.
+    pub fn has_key(&mut self, check: &str) -> Result<bool, Broken> {
+        let reply = self.0.ask(redis::cmd("TANDEM.LINK").arg("HASKEY").arg(check))?;
+        Ok(integer(&reply)? == 1)
     }
 
     /// The current revisions of ids.
@@ -243,12 +249,17 @@ impl Remote<'_> {
         Ok(0)
     }
 
-    /// Whether each of the ids waits in Redis for a link.
-    pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
+    /// Whether each of the ids waits in Redis for a link, or for any.
+    pub fn waits(&mut self, link: Option<&str>, ids: &[&str]) -> Result<Vec<bool>, Broken> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        flags(self.0.ask(redis::cmd("TANDEM.LINK").arg("WAITS").arg(link).arg(ids))?, ids.len())
+        let mut command = redis::cmd("TANDEM.LINK");
+        match link {
+            Some(link) => command.arg("WAITS").arg(link),
+            None => command.arg("PENDING"),
+        };
+        flags(self.0.ask(command.arg(ids))?, ids.len())
     }
 }
 
@@ -259,6 +270,14 @@ fn flags(reply: Value, count: usize) -> Result<Vec<bool>, Broken> {
         return Err(malformed());
     }
     replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
+}
+
+/// What Redis says of a revision that is joined.
+fn answer(value: Value) -> Result<Answer, Broken> {
+    match value {
+        Value::ServerError(error) => Ok(Err(reply_error(&error))),
+        value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),
+    }
 }
 
 fn fingerprint(count: &Value, sum: Value) -> Result<Fingerprint, Broken> {

@@ -8,22 +8,23 @@ use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
 use super::id_filter::{IdFilter, Step};
 use super::letters;
+use super::peer::{Here, Local, key_check};
+use super::redis_peer::{Redis, push};
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Task, Ways, check, check_held, push};
+use super::repair::{Books, Report, Side, Task, Ways, check, check_held};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts};
 use crate::error::Outcome;
 use crate::planning;
-use crate::settings;
 use crate::store;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tandem_shared::Revision;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
-use tandem_shared::digest::hex;
 use tandem_shared::id::Range;
 use tandem_shared::request::Operation;
 
@@ -90,7 +91,7 @@ struct Link {
 impl Link {
     /// Mode and prefix under which Redis may ask for what it does not have.
     fn source(&self) -> (&str, &str) {
-        let mode = match (self.ways.to_redis, self.is_cache) {
+        let mode = match (self.ways.to_right, self.is_cache) {
             (false, _) => "none",
             (true, true) => "cache",
             (true, false) => "mirror",
@@ -103,20 +104,8 @@ impl Link {
         !self.is_cache || id.starts_with(RESERVED_PREFIX)
     }
 
-    /// What Redis is to have at all times.
-    fn mirrored(&self) -> Result<Vec<Range>, Broken> {
-        let ranges = if self.is_cache {
-            Range::of_prefix(RESERVED_PREFIX).map(|range| vec![range])
-        } else {
-            ranges(&self.prefix)
-        };
-        ranges.map_err(|error| Broken(error.to_string()))
-    }
-
-    /// The ids of which Redis holds some.
-    fn cached(&self) -> Result<Option<Range>, Broken> {
-        let range = self.is_cache.then(|| Range::of_prefix(&self.prefix)).transpose();
-        range.map_err(|error| Broken(error.to_string()))
+    fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
+        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
     }
 }
 
@@ -125,29 +114,38 @@ struct Session {
     link: Option<Link>,
 }
 
-/// Transactions of the worker's own, in a run of a check.
-struct Own {
+/// Transactions of the worker's own.
+struct Own;
+
+impl Local for Own {
+    fn run<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        self.attempt(work).map_err(Into::into)
+    }
+
+    fn attempt<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+        interrupts();
+        transaction(work)
+    }
+}
+
+/// How far the run of a check is said to be.
+struct Progress {
     run: i64,
     told: Option<(&'static str, Instant)>,
 }
 
-impl Local for Own {
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
-        self.attempt(work).map_err(|error| Broken(error.message))
-    }
-
-    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
-        interrupts();
-        transaction(work)
-    }
-
+impl Books for Progress {
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
         if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
             return Ok(());
         }
         self.told = Some((phase, Instant::now()));
         let run = self.run;
-        self.run(|| checks::tell(run, phase, report))
+        Own.run(|| checks::tell(run, phase, report))
+    }
+
+    fn keep_loser(&mut self, id: &str, loser: &Revision) -> Result<(), Broken> {
+        Own.run(|| store::keep_loser(id, loser))
     }
 }
 
@@ -165,8 +163,7 @@ impl Session {
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let mut talk = Connection::open(&link.url)?;
-        let key_check = hex(&settings::digest_key().check());
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check, Some(link.source()))?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), Some(link.source()))?;
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
@@ -202,7 +199,7 @@ impl Session {
                         (pushed, owed, full_until) = (any, false, None);
                         if !streaming {
                             streaming = true;
-                            if link.ways.to_redis {
+                            if link.ways.to_right {
                                 Remote(&mut talk).ready(&self.name)?;
                             }
                             self.set("state = 'streaming', last_error = NULL")?;
@@ -260,11 +257,11 @@ impl Session {
                 self.set("state = 'streaming'")?;
             }
         }
-        if !link.ways.to_redis {
+        if !link.ways.to_right {
             return Ok(false);
         }
         let pushed = self.push_log(talk, link, filter)?;
-        let loaded = match link.cached()? {
+        let loaded = match link.carried()?.1 {
             Some(range) => filter.load(talk, &self.name, &range)?,
             None => false,
         };
@@ -336,13 +333,17 @@ impl Session {
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
-        if link.ways.to_redis {
-            for range in link.mirrored()? {
+        if link.ways.to_right {
+            for range in link.carried()?.0 {
                 self.push_tombstones(talk, &range)?;
             }
         }
         for refused in &report.refused {
-            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
+            let direction = match refused.side {
+                Side::Left => "from_redis",
+                Side::Right => "to_redis",
+            };
+            self.set_aside(&refused.id, direction, refused.revision.clone(), &refused.reason)?;
         }
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -377,13 +378,18 @@ impl Session {
     ) -> Result<Report, Broken> {
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
-        let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
+        let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
-        let mut own = Own { run, told: None };
+        let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
+        let mut redis = Redis { connection: talk, link: Some(&self.name) };
+        let mut progress = Progress { run, told: None };
         let checked = (|| {
-            check(&mut own, talk, &task, link.mirrored()?, &mut report)?;
-            match link.cached()? {
-                Some(range) => check_held(&mut own, talk, &task, range, &mut report),
+            let (mirrored, cached) = link.carried()?;
+            check(&mut postgres, &mut redis, &task, mirrored, &mut report, &mut progress)?;
+            match cached {
+                Some(range) => {
+                    check_held(&mut postgres, &mut redis, &task, range, &mut report, &mut progress)
+                }
                 None => Ok(()),
             }
         })();
@@ -429,7 +435,7 @@ impl Session {
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
-                if !link.ways.from_redis {
+                if !link.ways.to_left {
                     continue;
                 }
                 match store::decode(&encoded) {
@@ -452,7 +458,7 @@ impl Session {
             }
         }
         let mut owed = everything;
-        if link.ways.to_redis {
+        if link.ways.to_right {
             match self.push_ids(talk, &back.into_iter().collect::<Vec<_>>()) {
                 Err(broken) if broken.is_full() => owed = true,
                 pushed => pushed?,
@@ -462,10 +468,7 @@ impl Session {
         Ok(owed)
     }
 
-    fn join_batch(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Failed> {
+    fn join_batch(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Failed> {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
@@ -480,10 +483,7 @@ impl Session {
     }
 
     /// After a batch failed: each on its own, so that one that cannot be stored does not stop the others.
-    fn join_singly(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Broken> {
+    fn join_singly(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Broken> {
         let mut joined = Vec::with_capacity(operations.len());
         for operation in operations {
             match self.join_batch(std::slice::from_ref(operation)) {
@@ -539,7 +539,7 @@ impl Session {
             let current = transaction(|| store::fetch(page))?;
             let revisions: Vec<(&str, Vec<u8>)> =
                 current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-            for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
+            for ((id, revision), answer) in revisions.iter().zip(push(talk, Some(&self.name), &revisions)?) {
                 match answer {
                     Ok(_) => {}
                     Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
@@ -609,8 +609,17 @@ fn is_linked(prefix: &str, id: &str) -> bool {
 /// Prefix of tandem's own documents.
 const RESERVED_PREFIX: &str = "tandem/";
 
+/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
+pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
+    if is_cache {
+        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
+    } else {
+        Ok((ranges(prefix)?, None))
+    }
+}
+
 /// The ranges of ids that a link carries.
-pub fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
+fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
     let own = Range::of_prefix(prefix)?;
     if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
         // One contains the other; the wider one is enough.

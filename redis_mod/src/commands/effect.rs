@@ -33,7 +33,11 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             let revision = decode(args.bytes()?, Source::Own)?;
             let live = !revision.head().is_tombstone();
             let planned = Planned::of(&store::digest_key()?, id, revision, verb == "LOCAL");
-            let writer = effect.origin.map_or(Writer::Client, Writer::Link);
+            let writer = match effect.origin {
+                Some(link) => Writer::Link(link),
+                None if verb == "JOIN" => Writer::Peer,
+                None => Writer::Client,
+            };
             let books = (verb != "LOCAL").then_some((effect.seq, writer));
             store::replay(context, id, planned, books)?;
             if live {

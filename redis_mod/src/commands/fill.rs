@@ -2,12 +2,12 @@
 
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
-use crate::commands::link::{check_attached, is_full, join, link_name};
+use crate::commands::link::{check_attached, is_full, link_name, take};
 use crate::engine;
 use crate::keys;
 use crate::reading::{Reading, Wanted};
 use crate::reply::Reply;
-use crate::store::selected;
+use crate::store::{Writer, selected};
 use redis_module::{Context, ContextFlags, RedisValue};
 use std::time::Instant;
 use tandem_shared::error::shown;
@@ -114,7 +114,7 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let joined = if encoded.is_empty() {
             Ok("absent")
         } else {
-            join(context, name, id, encoded, is_full).map(|applied| applied.outcome.as_str())
+            take(context, id, encoded, is_full, Writer::Link(name)).map(|applied| applied.outcome.as_str())
         };
         let is_there =
             !encoded.is_empty() || matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(Some(())));

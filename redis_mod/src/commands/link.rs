@@ -21,7 +21,7 @@ use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
-     PENDING|WAITS|LIST …";
+     PENDING|WAITS|LIST|HASKEY …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -49,6 +49,7 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "PENDING" => pending(context, &mut args),
         "WAITS" => waits(context, &mut args),
         "LIST" => list(context, &args),
+        "HASKEY" => has_key(&mut args),
         other => Err(unknown_option(other, USAGE)),
     }
 }
@@ -250,12 +251,32 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
-        match utf8("id", id).and_then(|id| join(context, name, id, encoded, is_full)) {
+        let applied = (|| {
+            let id = utf8("id", id)?;
+            take(context, id, encoded, is_full, Writer::Link(name))
+        })();
+        match applied {
             Ok(applied) => reply.bulk(applied.outcome.as_str()),
             Err(error) => reply.error(&error),
         }
     }
     Ok(RedisValue::NoReply)
+}
+
+/// Joins an encoded revision that somebody else brings.
+pub fn take(
+    context: &Context,
+    id: &str,
+    encoded: &[u8],
+    is_full: bool,
+    writer: Writer<'_>,
+) -> Result<Applied> {
+    tandem_shared::id::check_id(id)?;
+    let revision = decode(encoded, Source::Foreign)?;
+    if is_full && !revision.head().is_tombstone() {
+        check_room(selected(context), id)?;
+    }
+    store::apply(context, id, revision, writer)
 }
 
 /// Refuses what a link says that is not attached.
@@ -270,14 +291,33 @@ pub fn check_attached(database: i32, name: &str) -> Result<()> {
     })
 }
 
-/// Joins a revision that a link brings. `is_full`: memory is, and what is new finds no room.
-pub fn join(context: &Context, link: &str, id: &str, encoded: &[u8], is_full: bool) -> Result<Applied> {
-    tandem_shared::id::check_id(id)?;
-    let revision = decode(encoded, Source::Foreign)?;
-    if is_full && !revision.head().is_tombstone() {
-        check_room(selected(context), id)?;
+/// TANDEM.JOIN: one pair of a PUSH as a command with a key, which a cluster redirects; without a link, all are told.
+pub fn join(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.JOIN id revision [LINK name]";
+    let mut args = Args::new(&args, USAGE);
+    let (id, _) = args.id()?;
+    let encoded = args.bytes()?;
+    let writer = match args.left() {
+        0 => Writer::Peer,
+        _ => match args.text("option")?.to_ascii_uppercase().as_str() {
+            "LINK" => Writer::Link(link_name(&mut args)?),
+            other => return Err(unknown_option(other, USAGE)),
+        },
+    };
+    args.end()?;
+    if let Writer::Link(name) = writer {
+        check_attached(selected(context), name)?;
     }
-    store::apply(context, id, revision, Writer::Link(link))
+    let is_full = is_full(context);
+    let applied = take(context, id, encoded, is_full, writer)?;
+    Ok(RedisValue::SimpleStringStatic(applied.outcome.as_str()))
+}
+
+/// Whether digests are made with the secret of this check value, without attaching anything.
+fn has_key(args: &mut Args<'_>) -> Result<RedisValue> {
+    let check = args.text("key check")?;
+    args.end()?;
+    Ok(RedisValue::Integer(i64::from(check == key_check()?)))
 }
 
 /// Beyond `maxmemory` nothing new is taken. What waits here for a link is: its copy is kept aside as long as the link
