@@ -23,6 +23,9 @@ pub struct Pulled {
     pub revision: Option<Vec<u8>>,
 }
 
+/// An id that is wanted in Redis, and what is to be stored where there is nothing, encoded.
+pub type Wanted = (String, Option<Vec<u8>>);
+
 /// A Redis with the module loaded.
 pub struct Remote<'a>(pub &'a mut Connection);
 
@@ -137,7 +140,7 @@ impl Remote<'_> {
     }
 
     /// The ids that are wanted, and what is to be stored where there is nothing, encoded.
-    pub fn wanted(reply: Value) -> Result<Vec<(String, Option<Vec<u8>>)>, Broken> {
+    pub fn wanted(reply: Value) -> Result<Vec<Wanted>, Broken> {
         let mut fields = array(reply)?.into_iter();
         let mut wanted = Vec::new();
         while let (Some(id), Some(offer)) = (fields.next(), fields.next()) {
