@@ -5,6 +5,7 @@ use super::connection::{Broken, Connection};
 use super::repair::push;
 use super::transaction::{savepoint, transaction};
 use crate::error::Outcome;
+use crate::fault_point::{self, Point};
 use crate::store;
 use pgrx::prelude::*;
 use tandem_shared::codec::encode;
@@ -22,7 +23,9 @@ const SET_ASIDE: &str = "INSERT INTO tandem.dead_letters AS d (link, direction, 
 /// Sets a revision aside, or notes that it was refused once more.
 pub fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Outcome<()> {
     let args = [link.into(), direction.into(), id.into(), revision.into(), reason.into()];
-    Ok(Spi::run_with_args(SET_ASIDE, &args)?)
+    Spi::run_with_args(SET_ASIDE, &args)?;
+    fault_point::reach(Point::SetAside);
+    Ok(())
 }
 
 const REMOVE: &str = "DELETE FROM tandem.dead_letters d WHERE d.seq = $1";
@@ -60,6 +63,7 @@ pub fn push_requested(talk: &mut Connection, link: &str) -> Result<(), Broken> {
     let revisions: Vec<(&str, Vec<u8>)> =
         current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
     let answers = push(talk, link, &revisions)?;
+    fault_point::reach(Point::LetterPushed);
     let mut refused: Vec<(&str, String)> = Vec::new();
     for ((id, _), answer) in revisions.iter().zip(answers) {
         refused.extend(answer.err().map(|reason| (*id, reason)));

@@ -4,6 +4,7 @@ use super::connection::{Broken, Connection};
 use super::remote::Remote;
 use super::transaction::Failed;
 use crate::error::Outcome;
+use crate::fault_point::{self, Point};
 use crate::planning;
 use crate::replica::Items;
 use crate::settings;
@@ -219,6 +220,7 @@ pub fn check<L: Local>(
                 let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
                 local.tell("mending", report)?;
                 page_of(local, connection, task, &ids, report)?;
+                fault_point::reach(Point::CheckMended);
                 report.bytes = connection.bytes - bytes_before;
                 ids = rest;
             }
@@ -259,6 +261,7 @@ fn page_of<L: Local>(
         let revisions =
             differing.iter().filter_map(|(id, _)| Some((id.as_str(), theirs.remove(id)?))).collect();
         pull_all(local, task.link, revisions, &mut fates, report)?;
+        fault_point::reach(Point::CheckPulled);
     }
     if task.ways.to_redis {
         let is_open = |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none());
@@ -438,6 +441,7 @@ pub fn push(
             }
         }
         rest = later;
+        fault_point::reach(Point::PushPart);
     }
     Ok(answers)
 }

@@ -12,6 +12,7 @@ use super::repair::{Local, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
+use crate::fault_point::{self, Point};
 use crate::planning;
 use crate::settings;
 use crate::store;
@@ -158,6 +159,7 @@ impl Session {
         let mut talk = Connection::open(&link.url)?;
         let key_check = hex(&settings::digest_key().check());
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
+        fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
@@ -207,12 +209,15 @@ impl Session {
             if !owed && after > acknowledged {
                 Remote(&mut talk).acknowledge(&self.name, &run, after)?;
                 acknowledged = after;
+                fault_point::reach(Point::Acknowledged);
             }
             if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
                 pulling = None;
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                    fault_point::reach(Point::Pulled);
                     owed |= self.join(&mut talk, &link, pulled)?;
+                    fault_point::reach(Point::JoinCommitted);
                     after = last;
                 }
             } else if asked.elapsed() > PULL_LOST {
@@ -320,6 +325,7 @@ impl Session {
         for refused in &report.refused {
             self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
         }
+        fault_point::reach(Point::Checked);
         if link.needs_check || link.run.is_none() {
             link.position = end;
         }
@@ -437,6 +443,7 @@ impl Session {
             .collect();
         transaction(|| {
             let done = store::on_behalf_of(&self.name, || store::run(batch))?;
+            fault_point::reach(Point::JoinUncommitted);
             Ok(done.into_iter().map(|done| done.joined).collect())
         })
     }
@@ -468,7 +475,9 @@ impl Session {
         let Some(end) = end else { return Ok(false) };
         let ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
         let count = ids.len();
+        fault_point::reach(Point::LogRead);
         self.push_ids(talk, &ids)?;
+        fault_point::reach(Point::Pushed);
         let name = self.name.clone();
         transaction(move || {
             Spi::run_with_args(
