@@ -5,8 +5,8 @@ use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::snapshot;
 use crate::worker::{
-    Broken, Connection, Failed, Local, Remote, Report, Retried, Run, Task, Ways, begin, check, finish,
-    is_preloaded, retry, savepoint,
+    Broken, Connection, Failed, Local, Refused, Remote, Report, Retried, Run, Task, Ways, begin, check,
+    finish, is_preloaded, retry, savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::Error;
@@ -189,6 +189,11 @@ impl Local for Within {
     fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
         pgrx::check_for_interrupts!();
         savepoint(work)
+    }
+
+    /// Its caller is told, and nothing has left its side.
+    fn set_aside(&mut self, _: &str, _: Refused) -> Result<(), Broken> {
+        Ok(())
     }
 
     /// Nobody would see it before the caller commits.

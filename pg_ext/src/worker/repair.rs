@@ -8,7 +8,7 @@ use crate::fault_point::{self, Point};
 use crate::planning;
 use crate::replica::Items;
 use crate::settings;
-use crate::store;
+use crate::store::{self, Page};
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use tandem_shared::codec::encode;
@@ -43,8 +43,8 @@ pub struct Report {
     pub ids: Vec<String>,
     /// The first of the ids, with what differed and what was done.
     pub rows: Vec<Row>,
-    /// Revisions that one side refused.
-    pub refused: Vec<Refused>,
+    /// The first id whose revision one side refused, with what the side said.
+    pub refused: Option<String>,
     /// Why the check did not go through everything.
     pub cut_short: Option<String>,
 }
@@ -106,9 +106,7 @@ impl Report {
             Verdict::Incomplete => {
                 Some(format!("all {left} differing ids are on their way: they wait in Redis or in the log"))
             }
-            Verdict::Differs => {
-                self.refused.first().map(|refused| format!("{}: {}", refused.id, refused.reason))
-            }
+            Verdict::Differs => self.refused.clone(),
         };
         (verdict, reason)
     }
@@ -146,6 +144,9 @@ pub trait Local {
 
     /// Runs `work`, which data may make fail; then nothing of it is done.
     fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed>;
+
+    /// Keeps a revision that one side refused.
+    fn set_aside(&mut self, link: &str, refused: Refused) -> Result<(), Broken>;
 
     /// Is told how far the check is.
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken>;
@@ -219,10 +220,10 @@ pub fn check<L: Local>(
                 }
                 let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
                 local.tell("mending", report)?;
-                page_of(local, connection, task, &ids, report)?;
+                ids = page_of(local, connection, task, ids, report)?;
                 fault_point::reach(Point::CheckMended);
                 report.bytes = connection.bytes - bytes_before;
-                ids = rest;
+                ids.extend(rest);
             }
             if done {
                 break;
@@ -239,16 +240,21 @@ struct Fate {
     reason: Option<String>,
 }
 
-/// Looks again at ids that differed, as one may have been on its way, and mends those that still do.
+/// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those whose
+/// content no longer fitted beside that of the others.
 fn page_of<L: Local>(
     local: &mut L,
     connection: &mut Connection,
     task: &Task<'_>,
-    ids: &[String],
+    mut ids: Vec<String>,
     report: &mut Report,
-) -> Result<(), Broken> {
-    let mut theirs = Remote(connection).fetch(ids)?;
-    let mut ours = local.run(|| store::fetch(ids))?;
+) -> Result<Vec<String>, Broken> {
+    let (mut theirs, answered) = Remote(connection).fetch(&ids)?;
+    let mut later = ids.split_off(answered);
+    let Page { found: mut ours, later: too_much } = local.run(|| store::fetch(&ids))?;
+    ids.retain(|id| !too_much.contains(id));
+    theirs.retain(|id, _| !too_much.contains(id));
+    later.extend(too_much);
     forget_unbinding(local, connection, task.link, &mut theirs, &mut ours)?;
     let drift = |id: &String| {
         let (redis, postgres) = (theirs.get(id).map(Revision::head), ours.get(id).map(Revision::head));
@@ -257,10 +263,11 @@ fn page_of<L: Local>(
     let differing: Vec<(String, Drift)> = ids.iter().filter_map(drift).collect();
     let mut fates: HashMap<&str, Fate> =
         differing.iter().map(|(id, _)| (id.as_str(), Fate::default())).collect();
+    let mut refused = Vec::new();
     if task.ways.from_redis {
         let revisions =
             differing.iter().filter_map(|(id, _)| Some((id.as_str(), theirs.remove(id)?))).collect();
-        pull_all(local, task.link, revisions, &mut fates, report)?;
+        pull_all(local, task.link, revisions, &mut fates, &mut refused)?;
         fault_point::reach(Point::CheckPulled);
     }
     if task.ways.to_redis {
@@ -270,7 +277,11 @@ fn page_of<L: Local>(
             .filter(|(id, _)| is_open(id))
             .filter_map(|(id, _)| ours.get(id).map(|revision| (id.as_str(), encode(revision))))
             .collect();
-        push_all(connection, task.link, &back, &mut fates, report)?;
+        push_all(connection, task.link, &back, &mut fates, &mut refused)?;
+    }
+    for refused in refused {
+        report.refused.get_or_insert_with(|| format!("{}: {}", refused.id, refused.reason));
+        local.set_aside(task.link, refused)?;
     }
     let is_left = |id: &&str| !matches!(fates.get(id).and_then(|fate| fate.done), Some("pulled" | "pushed"));
     let left: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
@@ -286,7 +297,7 @@ fn page_of<L: Local>(
         let reason = reason.or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
         Row { id: id.clone(), drift: *drift, done: done.unwrap_or("nothing"), reason }
     }));
-    Ok(())
+    Ok(later)
 }
 
 /// Leaves out tombstones that their side may drop any moment: they no longer say which way to join.
@@ -324,7 +335,7 @@ fn pull_all<'a, L: Local>(
     link: &str,
     revisions: Vec<(&'a str, Revision)>,
     fates: &mut HashMap<&'a str, Fate>,
-    report: &mut Report,
+    refused: &mut Vec<Refused>,
 ) -> Result<(), Broken> {
     let mut join = |part: &[(&str, Revision)]| {
         let operation =
@@ -353,7 +364,7 @@ fn pull_all<'a, L: Local>(
             Err(reason) => {
                 *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
                 let (id, revision) = ((*id).to_owned(), encode(revision));
-                report.refused.push(Refused { id, direction: "from_redis", revision, reason });
+                refused.push(Refused { id, direction: "from_redis", revision, reason });
             }
         }
     }
@@ -365,7 +376,7 @@ fn push_all<'a>(
     link: &str,
     revisions: &[(&'a str, Vec<u8>)],
     fates: &mut HashMap<&'a str, Fate>,
-    report: &mut Report,
+    refused: &mut Vec<Refused>,
 ) -> Result<(), Broken> {
     for ((id, revision), answer) in revisions.iter().zip(push(connection, link, revisions)?) {
         let Some(fate) = fates.get_mut(id) else { continue };
@@ -376,7 +387,7 @@ fn push_all<'a>(
             Err(reason) => {
                 *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
                 let (id, revision) = ((*id).to_owned(), revision.clone());
-                report.refused.push(Refused { id, direction: "to_redis", revision, reason });
+                refused.push(Refused { id, direction: "to_redis", revision, reason });
             }
         }
     }

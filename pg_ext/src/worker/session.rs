@@ -8,14 +8,14 @@ use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
 use super::letters;
 use super::remote::{Pulled, Remote};
-use super::repair::{Local, Report, Task, Ways, check, push};
+use super::repair::{Local, Refused, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::planning;
 use crate::settings;
-use crate::store;
+use crate::store::{self, Page};
 use backon::BackoffBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -97,6 +97,11 @@ impl Local for Own {
     fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
         interrupts();
         transaction(work)
+    }
+
+    fn set_aside(&mut self, link: &str, refused: Refused) -> Result<(), Broken> {
+        let Refused { id, direction, revision, reason } = refused;
+        set_aside(link, &id, direction, revision, &reason)
     }
 
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
@@ -322,9 +327,6 @@ impl Session {
                 self.push_tombstones(talk, &range)?;
             }
         }
-        for refused in &report.refused {
-            self.set_aside(&refused.id, refused.direction, refused.revision.clone(), &refused.reason)?;
-        }
         fault_point::reach(Point::Checked);
         if link.needs_check || link.run.is_none() {
             link.position = end;
@@ -492,10 +494,13 @@ impl Session {
 
     /// Pushes the current revisions of ids.
     fn push_ids(&self, talk: &mut Connection, ids: &[String]) -> Result<(), Broken> {
-        for page in ids.chunks(500) {
-            let current = transaction(|| store::fetch(page))?;
+        let mut rest = ids.to_vec();
+        while !rest.is_empty() {
+            let next = rest.split_off(rest.len().min(500));
+            let Page { found, later } = transaction(|| store::fetch(&rest))?;
+            rest = later.into_iter().chain(next).collect();
             let revisions: Vec<(&str, Vec<u8>)> =
-                current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
+                found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
             for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
                 match answer {
                     Ok(_) => {}
@@ -547,9 +552,13 @@ impl Session {
         revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
-        pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
+        set_aside(&self.name, id, direction, revision, reason)
     }
+}
+
+fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
+    pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
+    transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
 }
 
 fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {
