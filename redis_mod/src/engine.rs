@@ -170,6 +170,8 @@ pub struct Engine {
     pub databases: HashMap<i32, Database>,
     /// The module's own command is changing this key: type callbacks leave index and books to it.
     pub own_write: bool,
+    /// Writes refused since the start because too much waits for the links.
+    pub refused_writes: u64,
     /// Panics caught since the start.
     pub panics: u64,
     /// Evictions since the start.
@@ -198,6 +200,7 @@ thread_local! {
         run: String::new(),
         databases: HashMap::new(),
         own_write: false,
+        refused_writes: 0,
         panics: 0,
         evictions: Evictions::default(),
         last_left: None,

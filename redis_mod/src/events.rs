@@ -154,7 +154,7 @@ fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
     for id in waiting.unwrap_or_default() {
         let encoded = keys::with_item(context, &id, keys::look(), |item| codec::encode(&item.revision));
         if let Ok(Some(encoded)) = encoded {
-            let _ = engine::with_database(database, |database| database.pending.keep_aside(&id, encoded));
+            let _ = engine::with_database(database, |database| database.pending.keep_copy(&id, encoded));
         }
     }
     select(context, before);

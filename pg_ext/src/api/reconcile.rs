@@ -7,9 +7,9 @@ use crate::settings;
 use crate::snapshot;
 use crate::store;
 use crate::worker::{
-    Books, Broken, Connection, Database, Failed, Here, Local, Peer, Redis, Remote, Report, Run, Task, Ways,
-    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, redis_name,
-    savepoint,
+    Books, Broken, Connection, Database, Failed, Here, Local, Peer, Redis, Refused, Remote, Report, Run,
+    Task, Ways, begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of,
+    redis_name, savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
@@ -34,6 +34,11 @@ impl Local for Within {
 }
 
 impl Books for Within {
+    /// Its caller is told, and nothing has left its side.
+    fn set_aside(&mut self, _: Refused) -> Result<(), Broken> {
+        Ok(())
+    }
+
     /// Nobody would see it before the caller commits.
     fn tell(&mut self, _: &'static str, _: &Report) -> Result<(), Broken> {
         Ok(())

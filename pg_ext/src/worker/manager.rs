@@ -2,6 +2,7 @@
 
 use super::transaction::transaction;
 use super::{attach_signals, wait};
+use crate::fault_point::{self, Point};
 use crate::settings;
 use crate::store;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
@@ -37,11 +38,21 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             wait(ABSENT);
             continue;
         }
-        report(transaction(|| Ok(Spi::get_one::<i64>("SELECT tandem.fold()")?)));
+        report(transaction(|| {
+            let folded = Spi::get_one::<i64>("SELECT tandem.fold()")?;
+            if folded.is_some_and(|folded| folded > 0) {
+                fault_point::reach(Point::FoldUncommitted);
+            }
+            Ok(())
+        }));
         tell(&mut told);
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
-            report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
+            report(transaction(|| {
+                Spi::run("SELECT tandem.rotate_log()")?;
+                fault_point::reach(Point::RotationUncommitted);
+                Ok(())
+            }));
             report(transaction(|| {
                 Ok(Spi::run_with_args("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])?)
             }));
@@ -63,7 +74,11 @@ fn forget_tombstones() -> i64 {
     }
     let forgotten = transaction(|| {
         let args = [before.into(), TOMBSTONES.into()];
-        Ok(Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?)
+        let count = Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?;
+        if count.is_some_and(|count| count > 0) {
+            fault_point::reach(Point::ForgettingUncommitted);
+        }
+        Ok(count)
     });
     match forgotten {
         Ok(count) => count.unwrap_or(0),

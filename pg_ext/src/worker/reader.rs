@@ -9,7 +9,7 @@ use super::remote::Remote;
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
 use super::{attach_signals, interrupts};
-use crate::store;
+use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -18,8 +18,6 @@ use tandem_shared::request::{Operation, PutRequest};
 
 /// Ids fetched at a time.
 const IDS: usize = 500;
-/// Bytes sent in one command.
-const FILL_BYTES: usize = 1 << 20;
 /// How long Redis may take to name ids when there are none.
 const BLOCK: Duration = Duration::from_secs(3);
 /// Without an answer for so long the connection is lost.
@@ -94,7 +92,7 @@ fn serve(name: &str, url: &str) -> Result<(), Broken> {
             }
         }
         let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
-        fill(&mut connection, name, &ids)?;
+        fill(&mut connection, name, ids)?;
     }
 }
 
@@ -111,24 +109,19 @@ fn store_first(name: &str, id: &str, offer: &[u8]) {
 }
 
 /// Sends what is here of the ids, and of each that is not that it is not.
-fn fill(connection: &mut Connection, name: &str, ids: &[String]) -> Result<(), Broken> {
-    let found = transaction(|| store::fetch(ids))?;
-    let revisions: Vec<(&str, Vec<u8>)> =
-        ids.iter().map(|id| (id.as_str(), found.get(id).map(encode).unwrap_or_default())).collect();
-    let mut rest = revisions.as_slice();
+fn fill(connection: &mut Connection, name: &str, ids: Vec<String>) -> Result<(), Broken> {
+    let mut rest = ids;
     while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|(id, revision)| {
-            bytes += id.len() + revision.len();
-            bytes <= FILL_BYTES
-        });
-        let (part, later) = rest.split_at(fits.count().max(1));
-        for ((id, _), answer) in part.iter().zip(Remote(connection).fill(name, part)?) {
-            if let Some(reason) = answer {
+        let Page { found, later } = transaction(|| store::fetch(&rest))?;
+        rest.retain(|id| !later.contains(id));
+        let revisions: Vec<(&str, Vec<u8>)> =
+            rest.iter().map(|id| (id.as_str(), found.get(id).map(encode).unwrap_or_default())).collect();
+        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, &revisions)?) {
+            if let Some(reason) = refused {
                 pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
             }
         }
-        rest = later;
+        rest = later.into_iter().collect();
     }
     Ok(())
 }

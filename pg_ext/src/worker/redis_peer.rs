@@ -3,13 +3,15 @@
 use super::connection::{Broken, Connection};
 use super::peer::{Answer, Named, Peer, is_old_tombstone};
 use super::remote::Remote;
+use crate::fault_point::{self, Point};
+use crate::store::Page;
 use std::borrow::BorrowMut;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use tandem_shared::Fingerprint;
 use tandem_shared::codec::encode;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Replica};
-use tandem_shared::{Fingerprint, Revision};
 
 /// A Redis.
 pub struct Redis<'a, C> {
@@ -46,8 +48,8 @@ impl<C: BorrowMut<Connection>> Peer for Redis<'_, C> {
         self.remote().has_key(check)
     }
 
-    fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
-        let mut found = self.remote().fetch(ids)?;
+    fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
+        let (mut found, answered) = self.remote().fetch(ids)?;
         let old: Vec<&str> = ids
             .iter()
             .map(String::as_str)
@@ -57,7 +59,7 @@ impl<C: BorrowMut<Connection>> Peer for Redis<'_, C> {
         for id in old.into_iter().filter(|id| !waiting.contains(*id)) {
             found.remove(id);
         }
-        Ok(found)
+        Ok(Page { found, later: ids.iter().skip(answered).cloned().collect() })
     }
 
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken> {
@@ -112,6 +114,7 @@ pub fn push(
             }
         }
         rest = later;
+        fault_point::reach(Point::PushPart);
     }
     Ok(answers)
 }

@@ -217,13 +217,16 @@ impl Remote<'_> {
         Ok(integer(&reply)? == 1)
     }
 
-    /// The current revisions of ids.
-    pub fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
+    /// The current revisions of ids, as many as fit a page, and the number of ids that it answers for.
+    pub fn fetch(&mut self, ids: &[String]) -> Result<(HashMap<String, Revision>, usize), Broken> {
         if ids.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((HashMap::new(), 0));
         }
         let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("FETCH").arg(ids))?)?;
-        let mut found = HashMap::new();
+        if replies.is_empty() || replies.len() > ids.len() {
+            return Err(malformed());
+        }
+        let (mut found, answered) = (HashMap::new(), replies.len());
         for (id, reply) in ids.iter().zip(replies) {
             if reply != Value::Nil {
                 let revision =
@@ -231,7 +234,7 @@ impl Remote<'_> {
                 found.insert(id.clone(), revision);
             }
         }
-        Ok(found)
+        Ok((found, answered))
     }
 
     /// Number of entries that wait in Redis for a link.

@@ -11,13 +11,14 @@ use super::letters;
 use super::peer::{Here, Local, key_check};
 use super::redis_peer::{Redis, push};
 use super::remote::{Pulled, Remote};
-use super::repair::{Books, Report, Side, Task, Ways, check, check_held};
+use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts};
 use crate::error::Outcome;
+use crate::fault_point::{self, Point};
 use crate::planning;
-use crate::store;
+use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
@@ -129,12 +130,22 @@ impl Local for Own {
 }
 
 /// How far the run of a check is said to be.
-struct Progress {
+struct Progress<'a> {
+    link: &'a str,
     run: i64,
     told: Option<(&'static str, Instant)>,
 }
 
-impl Books for Progress {
+impl Books for Progress<'_> {
+    fn set_aside(&mut self, refused: Refused) -> Result<(), Broken> {
+        let Refused { id, side, revision, reason } = refused;
+        let direction = match side {
+            Side::Left => "from_redis",
+            Side::Right => "to_redis",
+        };
+        set_aside(self.link, &id, direction, revision, &reason)
+    }
+
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
         if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
             return Ok(());
@@ -164,6 +175,7 @@ impl Session {
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let mut talk = Connection::open(&link.url)?;
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), Some(link.source()))?;
+        fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
@@ -217,12 +229,15 @@ impl Session {
             if !owed && after > acknowledged {
                 Remote(&mut talk).acknowledge(&self.name, &run, after)?;
                 acknowledged = after;
+                fault_point::reach(Point::Acknowledged);
             }
             if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
                 pulling = None;
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                    fault_point::reach(Point::Pulled);
                     owed |= self.join(&mut talk, &link, pulled, &mut filter)?;
+                    fault_point::reach(Point::JoinCommitted);
                     after = last;
                 }
             } else if asked.elapsed() > PULL_LOST {
@@ -338,13 +353,7 @@ impl Session {
                 self.push_tombstones(talk, &range)?;
             }
         }
-        for refused in &report.refused {
-            let direction = match refused.side {
-                Side::Left => "from_redis",
-                Side::Right => "to_redis",
-            };
-            self.set_aside(&refused.id, direction, refused.revision.clone(), &refused.reason)?;
-        }
+        fault_point::reach(Point::Checked);
         if link.needs_check || link.run.is_none() {
             link.position = end;
         }
@@ -382,7 +391,7 @@ impl Session {
         let mut report = Report::default();
         let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
         let mut redis = Redis { connection: talk, link: Some(&self.name) };
-        let mut progress = Progress { run, told: None };
+        let mut progress = Progress { link: &self.name, run, told: None };
         let checked = (|| {
             let (mirrored, cached) = link.carried()?;
             check(&mut postgres, &mut redis, &task, mirrored, &mut report, &mut progress)?;
@@ -478,6 +487,7 @@ impl Session {
             .collect();
         transaction(|| {
             let done = store::on_behalf_of(&self.name, || store::run(batch))?;
+            fault_point::reach(Point::JoinUncommitted);
             Ok(done.into_iter().map(|done| done.joined).collect())
         })
     }
@@ -515,12 +525,14 @@ impl Session {
             ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
         }
         let count = ids.len();
+        fault_point::reach(Point::LogRead);
         self.push_ids(talk, &ids)?;
         if link.is_cache {
             let steps: Vec<Step> =
                 steps.into_iter().filter(|step| step.id.starts_with(&link.prefix)).collect();
             filter.change(talk, &self.name, &steps)?;
         }
+        fault_point::reach(Point::Pushed);
         let name = self.name.clone();
         transaction(move || {
             Spi::run_with_args(
@@ -535,10 +547,13 @@ impl Session {
 
     /// Pushes the current revisions of ids.
     fn push_ids(&self, talk: &mut Connection, ids: &[String]) -> Result<(), Broken> {
-        for page in ids.chunks(500) {
-            let current = transaction(|| store::fetch(page))?;
+        let mut rest = ids.to_vec();
+        while !rest.is_empty() {
+            let next = rest.split_off(rest.len().min(500));
+            let Page { found, later } = transaction(|| store::fetch(&rest))?;
+            rest = later.into_iter().chain(next).collect();
             let revisions: Vec<(&str, Vec<u8>)> =
-                current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
+                found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
             for ((id, revision), answer) in revisions.iter().zip(push(talk, Some(&self.name), &revisions)?) {
                 match answer {
                     Ok(_) => {}
@@ -590,9 +605,13 @@ impl Session {
         revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
-        pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
+        set_aside(&self.name, id, direction, revision, reason)
     }
+}
+
+fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
+    pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
+    transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
 }
 
 fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {

@@ -7,7 +7,7 @@ use crate::datatype::key_check;
 use crate::engine;
 use crate::item::Item;
 use crate::keys;
-use crate::pending::EVERYTHING;
+use crate::pending::{EVERYTHING, Waiting};
 use crate::reading::{Mode, Reading};
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
@@ -17,7 +17,7 @@ use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::decide::{Applied, Retention};
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
-use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
@@ -181,7 +181,13 @@ struct Wanted {
 /// Answers a pull from the selected database.
 pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
     let wanted: Vec<Wanted> = engine::with_database(selected(context), |database| {
-        let after = database.pending.after(pull.after).take(pull.items_max);
+        let mut aside_bytes = 0;
+        let fits = |(_, waiting): &(u64, &Waiting)| {
+            let had = aside_bytes;
+            aside_bytes += waiting.aside.iter().map(|revision| revision.len()).sum::<usize>();
+            had <= pull.bytes_max
+        };
+        let after = database.pending.after(pull.after).take(pull.items_max).take_while(fits);
         after
             .map(|(seq, waiting)| Wanted { seq, id: waiting.id.to_string(), aside: waiting.aside.clone() })
             .collect()
@@ -422,13 +428,14 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 }
 
 fn fetch(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let reply = Reply::new(context);
-    let count = args.left();
-    let mut found = Vec::with_capacity(count);
-    while args.left() > 0 {
-        found.push(current_revision(context, args.text("id")?)?);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while args.left() > 0 && bytes < PAGE_BYTES_MAX {
+        let revision = current_revision(context, args.text("id")?)?;
+        bytes += revision.as_ref().map_or(0, Vec::len);
+        found.push(revision);
     }
-    reply.array(count);
+    let reply = Reply::new(context);
+    reply.array(found.len());
     for revision in found {
         reply.bulk_or_null(revision);
     }
