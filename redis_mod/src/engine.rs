@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
 /// What is known of one Redis database beyond its keys.
@@ -21,6 +22,9 @@ pub struct Database {
     pub tombstones: BTreeMap<Box<str>, Revision>,
     /// What the links have not taken yet.
     pub pending: Pending,
+    /// The Postgres that attached each link last, if it said who it is. Not in files: whoever attaches first after a
+    /// restart compares everything.
+    pub owners: HashMap<Box<str>, Owner>,
     /// How long the other sides of the links keep tombstones; each says so when it attaches.
     pub peers: HashMap<Box<str>, Retention>,
     /// The highest version ever seen here: what a write counts on from when every copy was dropped.
@@ -49,6 +53,14 @@ impl Database {
         } else {
             self.index.remove(id)
         };
+    }
+
+    /// What a link's commands name as the run: another one when another server has attached the link.
+    pub fn run_of(&self, run: &str, link: &str) -> String {
+        match self.owners.get(link) {
+            Some(owner) => format!("{run}-{}-{}", owner.cluster, owner.timeline),
+            None => run.to_owned(),
+        }
     }
 
     /// How long tombstones bind here, where they are kept for `own` by this server's setting.

@@ -4,9 +4,10 @@ use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::snapshot;
+use crate::store;
 use crate::worker::{
     Broken, Connection, Failed, Local, Refused, Remote, Report, Retried, Run, Task, Ways, begin, check,
-    finish, is_preloaded, retry, savepoint,
+    finish, is_preloaded, owner, retry, savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::Error;
@@ -97,6 +98,7 @@ fn link(
             .into());
         }
         crate::worker::check_url(url)?;
+        store::refuse_read_only(c"tandem.link()");
         check_worker()?;
         let made = Spi::connect_mut(|client| -> Outcome<bool> {
             let rows = client.update(
@@ -125,6 +127,7 @@ fn link(
 fn unlink(name: Option<&str>) -> bool {
     answer((|| {
         let name = given("name", name)?;
+        store::refuse_read_only(c"tandem.unlink()");
         let removed = Spi::get_one_with_args::<i64>(
             "WITH gone AS (DELETE FROM tandem.links WHERE name = $1 RETURNING 1) SELECT count(*) FROM gone",
             &[name.into()],
@@ -147,6 +150,7 @@ fn resume_link(name: Option<&str>) {
 
 fn set_paused(name: Option<&str>, paused: bool) -> Outcome<()> {
     let name = given("name", name)?;
+    store::refuse_read_only(c"a change of a link");
     let changed = Spi::get_one_with_args::<i64>(
         "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
          changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
@@ -168,6 +172,7 @@ fn retry_dead_letters(
 ) -> TableIterator<'static, (name!(joined, i64), name!(requested, i64), name!(refused, i64))> {
     let outcome = (|| {
         let limit = page_limit(lim.or(Some(LETTERS)))?;
+        store::refuse_read_only(c"tandem.retry_dead_letters()");
         let Retried { joined, requested, refused } = retry(link, limit as i64)?;
         Ok((joined, requested, refused))
     })();
@@ -270,10 +275,14 @@ fn run_reconcile(name: &str, prefix: &str, dry_run: bool, max_rows: Option<i64>)
     let ways = if dry_run { Ways::NONE } else { linked.ways };
     let task = Task { link: name, key: settings::digest_key(), ways, ids_max };
     let mut report = Report::default();
+    if !dry_run {
+        store::refuse_read_only(c"tandem.reconcile() that mends");
+    }
+    let owner = if dry_run { None } else { Some(owner()?) };
     let compared = (|| {
         let mut connection = Connection::open(&linked.url)?;
-        if !dry_run {
-            Remote(&mut connection).attach(name, &hex(&task.key.check()))?;
+        if let Some(owner) = owner {
+            Remote(&mut connection).attach(name, &hex(&task.key.check()), &owner)?;
         }
         check(&mut Within, &mut connection, &task, ranges, &mut report)
     })();

@@ -14,7 +14,7 @@ mod transaction;
 pub use checks::{Run, begin, finish};
 pub use connection::{Broken, Connection, check_url};
 pub use letters::{Retried, retry};
-pub use remote::Remote;
+pub use remote::{Remote, owner};
 pub use repair::{Local, Refused, Report, Task, Ways, check};
 pub use session::ranges;
 pub use transaction::{Failed, savepoint};

@@ -1,12 +1,15 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
+use crate::error::Outcome;
 use crate::settings;
+use pgrx::prelude::*;
 use redis::Value;
 use std::collections::HashMap;
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
+use tandem_shared::owner::Owner;
 use tandem_shared::reconcile::{Entry, Replica};
 use tandem_shared::{Digest, Fingerprint, Revision};
 
@@ -18,6 +21,16 @@ pub struct Pulled {
     pub id: String,
     /// The revision, or none for "the copy was dropped".
     pub revision: Option<Vec<u8>>,
+}
+
+/// This server.
+pub fn owner() -> Outcome<Owner> {
+    let (cluster, timeline) = Spi::get_two::<String, i64>(
+        "SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
+         FROM pg_control_system()",
+    )?;
+    let timeline = u64::try_from(timeline.unwrap_or(0)).unwrap_or(0);
+    Ok(Owner { cluster: cluster.unwrap_or_default().into(), timeline })
 }
 
 /// A Redis with the module loaded.
@@ -69,10 +82,11 @@ impl Remote<'_> {
     }
 
     /// Attaches a link. Returns the server's run and whether the link was not known.
-    pub fn attach(&mut self, link: &str, key_check: &str) -> Result<(String, bool), Broken> {
+    pub fn attach(&mut self, link: &str, key_check: &str, owner: &Owner) -> Result<(String, bool), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
         let retention_ms = settings::tombstone_retention().ms();
-        let reply = array(self.0.ask(command.arg("ATTACH").arg(link).arg(key_check).arg(retention_ms))?)?;
+        command.arg("ATTACH").arg(link).arg(key_check).arg(retention_ms);
+        let reply = array(self.0.ask(command.arg(&*owner.cluster).arg(owner.timeline))?)?;
         let mut fields = HashMap::new();
         let mut values = reply.into_iter();
         while let (Some(name), Some(value)) = (values.next(), values.next()) {
@@ -83,9 +97,11 @@ impl Remote<'_> {
         Ok((text(run)?, integer(&fresh)? == 1))
     }
 
-    /// Detaches a link.
-    pub fn detach(&mut self, link: &str) -> Result<(), Broken> {
-        self.0.ask(redis::cmd("TANDEM.LINK").arg("DETACH").arg(link)).map(drop)
+    /// Detaches a link, unless it belongs to another server now.
+    pub fn detach(&mut self, link: &str, owner: &Owner) -> Result<(), Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("DETACH").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        self.0.ask(&command).map(drop)
     }
 
     /// Takes the reply to a pull apart.

@@ -7,7 +7,7 @@
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
 use super::letters;
-use super::remote::{Pulled, Remote};
+use super::remote::{Pulled, Remote, owner};
 use super::repair::{Local, Refused, Report, Task, Ways, check, push};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts, wait};
@@ -161,9 +161,10 @@ impl Session {
             return Ok(());
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
+        let owner = transaction(owner)?;
         let mut talk = Connection::open(&link.url)?;
         let key_check = hex(&settings::digest_key().check());
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check)?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check, &owner)?;
         fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
@@ -263,6 +264,10 @@ impl Session {
     fn load(&mut self) -> Result<bool, Broken> {
         let name = self.name.clone();
         let row = transaction(move || {
+            // The extension may be dropped, and its links with it.
+            if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
+                return Ok(None);
+            }
             Spi::connect(|client| {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
@@ -297,8 +302,9 @@ impl Session {
             }
             None => {
                 if let Some(link) = self.link.take() {
+                    let owner = transaction(owner)?;
                     let detached = Connection::open(&link.url)
-                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name));
+                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name, &owner));
                     if let Err(Broken(reason)) = detached {
                         pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
                     }

@@ -3,7 +3,7 @@
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
 use crate::datatype::key_check;
-use crate::engine;
+use crate::engine::{self, Database, Engine};
 use crate::item::Item;
 use crate::keys;
 use crate::pending::{EVERYTHING, Waiting};
@@ -15,6 +15,7 @@ use tandem_shared::decide::Retention;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str =
@@ -61,7 +62,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let check = args.text("key check")?;
     let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
-    args.end()?;
+    let owner = owner(args)?;
     if check != key_check()? {
         return Err(Error::NoLink {
             what: format!("link {}", shown(name)),
@@ -71,15 +72,16 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         });
     }
     let (fresh, seq) = engine::with_database(selected(context), |database| {
+        take_over(database, name, owner)?;
         if let Some(retention) = retention {
             database.peers.insert(name.into(), retention);
         }
-        (database.attach(name), database.pending.last_seq())
-    })?;
+        Ok((database.attach(name), database.pending.last_seq()))
+    })??;
     if fresh {
         context.replicate("TANDEM.EFFECT", &["ATTACH", name]);
     }
-    let run = engine::with(|engine| engine.run.clone())?;
+    let run = engine::with(|engine| run_of(engine, selected(context), name))?;
     let reply = Reply::new(context);
     reply.map(4);
     reply.bulk("protocol");
@@ -93,11 +95,50 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
+/// The Postgres that a link's worker speaks for; none from a client that does not say.
+fn owner(args: &mut Args<'_>) -> Result<Option<Owner>> {
+    let owner = if args.left() > 0 {
+        let cluster = args.text("cluster")?.into();
+        Some(Owner { cluster, timeline: args.unsigned("timeline")? })
+    } else {
+        None
+    };
+    args.end()?;
+    Ok(owner)
+}
+
+/// Notes who has a link from now on. Errors: `NOLINK` where that one was replaced by the one that has it.
+fn take_over(database: &mut Database, name: &str, owner: Option<Owner>) -> Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    if let Some(present) = database.owners.get(name).filter(|present| owner.is_replaced_by(present)) {
+        return Err(Error::NoLink {
+            what: format!("link {}", shown(name)),
+            problem: format!(
+                "belongs to a server that was promoted in the place of this one (timeline {}, this one writes {})",
+                present.timeline, owner.timeline
+            ),
+            remedy: "stop this server, or make it a standby of that one".to_owned(),
+        });
+    }
+    database.owners.insert(name.into(), owner);
+    Ok(())
+}
+
+fn run_of(engine: &Engine, database: i32, name: &str) -> String {
+    let database = engine.databases.get(&database);
+    database.map_or_else(|| engine.run.clone(), |database| database.run_of(&engine.run, name))
+}
+
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
-    args.end()?;
+    let owner = owner(args)?;
     let known = engine::with_database(selected(context), |database| {
+        // One that is restored from another server's dump, or was replaced, has nothing here to detach.
+        if owner.is_some_and(|owner| database.owners.get(name).is_some_and(|present| *present != owner)) {
+            return false;
+        }
         database.peers.remove(name);
+        database.owners.remove(name);
         database.pending.detach(name)
     })?;
     if known {
@@ -118,12 +159,16 @@ pub struct Pull {
 fn check_link(database: i32, name: &str, run: &str) -> Result<()> {
     let (same_run, known) = engine::with(|engine| {
         let known = engine.databases.get(&database).is_some_and(|database| database.pending.has_link(name));
-        (engine.run == run, known)
+        (run_of(engine, database, name) == run, known)
     })?;
     if same_run && known {
         return Ok(());
     }
-    let problem = if known { "the server was restarted" } else { "it is not attached to this database" };
+    let problem = if known {
+        "the server was restarted, or another Postgres has attached it"
+    } else {
+        "it is not attached to this database"
+    };
     Err(Error::NoLink {
         what: format!("link {}", shown(name)),
         problem: problem.to_owned(),
