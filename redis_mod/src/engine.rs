@@ -160,6 +160,14 @@ thread_local! {
     });
 }
 
+impl Engine {
+    /// Whether there are books and no item in any database.
+    pub fn is_without_items(&self) -> bool {
+        let has_none = |database: &Database| database.index.is_empty() && database.locals.is_empty();
+        !self.databases.is_empty() && self.databases.values().all(has_none)
+    }
+}
+
 /// Runs `work` on the module's state. Errors: `CORRUPT` if the state is in use already, which only a defect of
 /// the module can cause.
 pub fn with<T>(work: impl FnOnce(&mut Engine) -> T) -> Result<T> {
