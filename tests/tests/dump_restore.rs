@@ -103,9 +103,15 @@ fn a_dump_in_any_form_is_restored_and_its_link_waits() {
     wait::until("the link of the source goes on", DEADLINE, || {
         value(&mut source, "SELECT state = 'streaming' AND waiting = 0 FROM tandem.links()")
     });
-    pair.postgres.stop();
     ask(&mut redis, &["DEL", "taken"]);
     run(&mut restored, "SELECT tandem.retry_dead_letters(), tandem.resume_link('redis')");
+    // Whoever lets it go on all the same is told.
+    let told =
+        "SELECT coalesce(last_error, '') LIKE '%another Postgres has attached it%' FROM tandem.links()";
+    wait::until("one of the two is told of the other", DEADLINE, || {
+        value::<bool>(&mut source, told) || value::<bool>(&mut restored, told)
+    });
+    pair.postgres.stop();
     wait::until("it has taken over, with what was written meanwhile", DEADLINE, || {
         value::<bool>(&mut restored, "SELECT tandem.exists('source')")
             && root_of_postgres(&mut restored) == tandem_tests::pair::root_of_redis(&mut redis)
