@@ -8,7 +8,7 @@ use crate::snapshot;
 use crate::store;
 use crate::worker::{
     Books, Broken, Connection, Database, Failed, Here, Local, Peer, Redis, Refused, Remote, Report, Run,
-    Task, Ways, begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of,
+    Task, Ways, begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner,
     redis_name, savepoint,
 };
 use pgrx::prelude::*;
@@ -125,7 +125,8 @@ impl Side {
             Side::Link(Linked { url, .. }) | Side::Redis(url) => {
                 let mut connection = Connection::open(url)?;
                 if let Some(link) = link.filter(|_| !dry_run) {
-                    Remote(&mut connection).attach(link, &key_check(), None)?;
+                    let owner = owner().map_err(|failure| Broken(failure.to_string()))?;
+                    Remote(&mut connection).attach(link, &key_check(), &owner, None)?;
                 }
                 Box::new(Redis { connection, link })
             }
@@ -228,6 +229,9 @@ impl<'a> Asked<'a> {
 }
 
 fn compare(left: Side, right: Side, asked: &Asked<'_>) -> Outcome<ReconcileRow> {
+    if !asked.dry_run {
+        store::refuse_read_only(c"a check that mends");
+    }
     // Of a Postgres and a Redis the Postgres is on the left: what is pulled and what is pushed then says the same
     // whoever is named first.
     let (left, right) = if left.is_redis() && !right.is_redis() { (right, left) } else { (left, right) };

@@ -23,7 +23,7 @@ pub use letters::{Retried, retry};
 pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
 pub use postgres_peer::{Database, config_of, is_postgres, name_of};
 pub use redis_peer::Redis;
-pub use remote::Remote;
+pub use remote::{Remote, owner};
 pub use repair::{Books, Refused, Report, Task, Ways, check, check_held};
 pub use session::carried;
 pub use transaction::{Failed, savepoint};

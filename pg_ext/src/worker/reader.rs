@@ -5,7 +5,7 @@
 //! as an id that is being fetched counts as present.
 
 use super::connection::{Broken, Connection};
-use super::remote::Remote;
+use super::remote::{Remote, owner};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
 use super::{attach_signals, interrupts};
@@ -14,6 +14,7 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 use tandem_shared::codec::encode;
+use tandem_shared::owner::Owner;
 use tandem_shared::request::{Operation, PutRequest};
 
 /// Ids fetched at a time.
@@ -71,9 +72,10 @@ fn url(name: &str) -> Result<Option<String>, Broken> {
 /// Serves one connection. `Ok` means that the link was paused or removed.
 fn serve(name: &str, url: &str) -> Result<(), Broken> {
     let mut connection = Connection::open(url)?;
+    let owner = transaction(owner)?;
     let mut is_anew = true;
     loop {
-        connection.send(&Remote::wanted_command(name, IDS, BLOCK, is_anew))?;
+        connection.send(&Remote::wanted_command(name, &owner, IDS, BLOCK, is_anew))?;
         is_anew = false;
         let asked = Instant::now();
         while !readable(&connection, LOOK) {
@@ -92,7 +94,7 @@ fn serve(name: &str, url: &str) -> Result<(), Broken> {
             }
         }
         let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
-        fill(&mut connection, name, ids)?;
+        fill(&mut connection, name, &owner, ids)?;
     }
 }
 
@@ -109,14 +111,14 @@ fn store_first(name: &str, id: &str, offer: &[u8]) {
 }
 
 /// Sends what is here of the ids, and of each that is not that it is not.
-fn fill(connection: &mut Connection, name: &str, ids: Vec<String>) -> Result<(), Broken> {
+fn fill(connection: &mut Connection, name: &str, owner: &Owner, ids: Vec<String>) -> Result<(), Broken> {
     let mut rest = ids;
     while !rest.is_empty() {
         let Page { found, later } = transaction(|| store::fetch(&rest))?;
         rest.retain(|id| !later.contains(id));
         let revisions: Vec<(&str, Vec<u8>)> =
             rest.iter().map(|id| (id.as_str(), found.get(id).map(encode).unwrap_or_default())).collect();
-        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, &revisions)?) {
+        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, owner, &revisions)?) {
             if let Some(reason) = refused {
                 pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
             }

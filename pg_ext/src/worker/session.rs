@@ -10,7 +10,7 @@ use super::id_filter::{IdFilter, Step};
 use super::letters;
 use super::peer::{Here, Local, key_check};
 use super::redis_peer::{Redis, push};
-use super::remote::{Pulled, Remote};
+use super::remote::{Pulled, Remote, owner};
 use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
@@ -173,8 +173,9 @@ impl Session {
             return Ok(());
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
+        let owner = transaction(owner)?;
         let mut talk = Connection::open(&link.url)?;
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), Some(link.source()))?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), &owner, Some(link.source()))?;
         fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
@@ -287,6 +288,10 @@ impl Session {
     fn load(&mut self) -> Result<bool, Broken> {
         let name = self.name.clone();
         let row = transaction(move || {
+            // The extension may be dropped, and its links with it.
+            if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
+                return Ok(None);
+            }
             Spi::connect(|client| {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
@@ -323,8 +328,9 @@ impl Session {
             }
             None => {
                 if let Some(link) = self.link.take() {
+                    let owner = transaction(owner)?;
                     let detached = Connection::open(&link.url)
-                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name));
+                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name, &owner));
                     if let Err(Broken(reason)) = detached {
                         pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
                     }
