@@ -7,8 +7,8 @@ use crate::settings;
 use crate::snapshot;
 use crate::store;
 use crate::worker::{
-    Books, Broken, Connection, Database, Failed, Here, Local, Peer, Redis, Remote, Report, Run, Task, Ways,
-    begin, check, config_of, finish, is_postgres, key_check, name_of, redis_name, savepoint,
+    Books, Broken, Database, Failed, Here, Local, Peer, Report, Run, Shards, Task, Ways, begin, check,
+    config_of, finish, is_postgres, key_check, name_of, redis_name, savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
@@ -55,6 +55,7 @@ enum Side {
 struct Linked {
     name: String,
     url: String,
+    run: String,
     prefix: String,
     ways: Ways,
 }
@@ -62,7 +63,7 @@ struct Linked {
 fn linked(name: &str) -> Outcome<Linked> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT url, prefix, direction FROM tandem.links WHERE name = $1",
+            "SELECT url, prefix, direction, run FROM tandem.links WHERE name = $1",
             None,
             &[name.into()],
         )?;
@@ -72,6 +73,7 @@ fn linked(name: &str) -> Outcome<Linked> {
             url: row.get(1)?.unwrap_or_default(),
             prefix: row.get(2)?.unwrap_or_default(),
             ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
+            run: row.get(4)?.unwrap_or_default(),
         })
     })
 }
@@ -114,13 +116,10 @@ impl Side {
     ) -> Result<Box<dyn Peer + 'a>, Broken> {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
-            Side::Link(Linked { url, .. }) | Side::Redis(url) => {
-                let mut connection = Connection::open(url)?;
-                if let Some(link) = link.filter(|_| !dry_run) {
-                    Remote(&mut connection).attach(link, &key_check())?;
-                }
-                Box::new(Redis { connection, link })
+            Side::Link(Linked { url, run, .. }) => {
+                Box::new(Shards::open(url, &Shards::addresses(run), link, dry_run)?)
             }
+            Side::Redis(url) => Box::new(Shards::open(url, &[], None, dry_run)?),
             Side::Postgres(config) => Box::new(Database::open(config)?),
         })
     }

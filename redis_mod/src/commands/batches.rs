@@ -5,7 +5,8 @@ use crate::engine;
 use crate::keys;
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl};
-use redis_module::{Context, RedisString, RedisValue};
+use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, RedisValue};
+use tandem_shared::error::shown;
 use tandem_shared::id::{check_id, utf8};
 use tandem_shared::request::{Operation, PutRequest, RemoveRequest};
 use tandem_shared::{Audit, Error, Result, batch};
@@ -122,6 +123,26 @@ pub fn mremove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> 
     run(context, operations, request.audit.as_ref(), Ttl::Keep)
 }
 
+/// The ids of a batch are inside of one argument, where a cluster does not see them: each must be this node's own.
+fn check_served<'a>(context: &Context, ids: impl Iterator<Item = &'a str>) -> Result<()> {
+    if !context.get_flags().contains(ContextFlags::CLUSTER) {
+        return Ok(());
+    }
+    let options = CallOptionsBuilder::new().errors_as_replies().build();
+    for (place, id) in ids.enumerate() {
+        // Redis lets a module not so much as look at a key that another node serves.
+        if context.call_ext::<_, CallResult<'_>>("EXISTS", &options, &[id]).is_err() {
+            let refused = Error::invalid(
+                format!("id {}", shown(id)),
+                "is served by another node of the cluster",
+                "send a batch to the node that has all of its ids, as under one {tag}",
+            );
+            return Err(refused.at_item(place, id));
+        }
+    }
+    Ok(())
+}
+
 /// TANDEM.BATCH
 pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.BATCH json [AUDIT json]";
@@ -131,6 +152,7 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = batch::operations(json, limit_bytes)?;
+    check_served(context, operations.iter().map(|(id, _)| id.as_str()))?;
     if let Some(audit) = &audit {
         for (_, operation) in &mut operations {
             operation.audit_unless_given(audit);
