@@ -4,6 +4,7 @@
 mod api;
 mod capture;
 mod error;
+mod fault_point;
 mod fold;
 mod planning;
 mod replica;
@@ -49,5 +50,6 @@ extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    fault_point::define();
     worker::register();
 }

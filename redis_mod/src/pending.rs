@@ -22,10 +22,23 @@ pub struct Waiting {
     pub id: Box<str>,
     /// Encoded revisions that the keyspace no longer holds.
     pub aside: Vec<Box<[u8]>>,
+    /// The first of them is of a copy that was dropped: a later one takes its place, as a later write does in the
+    /// keyspace. A file does not say so, which costs no more than to keep both.
+    pub copy_is_aside: bool,
     /// The copy here was dropped (not removed) when it had this version.
     pub dropped: Option<Version>,
     /// The link that brought the revision, which needs not be told.
     pub origin: Option<Box<str>>,
+}
+
+impl Waiting {
+    fn keep_copy(&mut self, encoded: Vec<u8>) {
+        match self.aside.first_mut().filter(|_| self.copy_is_aside) {
+            Some(copy) => *copy = encoded.into(),
+            None => self.aside.insert(0, encoded.into()),
+        }
+        self.copy_is_aside = true;
+    }
 }
 
 /// The waiting ids of one database and the links they wait for.
@@ -36,6 +49,7 @@ pub struct Pending {
     by_id: BTreeMap<Box<str>, u64>,
     links: BTreeMap<Box<str>, u64>,
     bytes: usize,
+    dropped: usize,
 }
 
 impl Pending {
@@ -67,6 +81,21 @@ impl Pending {
     /// Whether this link is attached.
     pub fn has_link(&self, name: &str) -> bool {
         self.links.contains_key(name)
+    }
+
+    /// Whether the copy of any id was dropped and is still waiting.
+    pub fn has_dropped(&self) -> bool {
+        self.dropped > 0
+    }
+
+    /// The sequence number under which an id waits.
+    pub fn seq(&self, id: &str) -> Option<u64> {
+        self.by_id.get(id).copied()
+    }
+
+    /// What a link has acknowledged.
+    pub fn acknowledged(&self, name: &str) -> Option<u64> {
+        self.links.get(name).copied()
     }
 
     /// The waiting entry of an id.
@@ -122,6 +151,10 @@ impl Pending {
     /// An id was written here, or by `origin`. `seq` replays a given number (replica, AOF). Returns its sequence
     /// number, or `None` when no link waits for it.
     pub fn written(&mut self, id: &str, origin: Option<&str>, seq: Option<u64>) -> Option<u64> {
+        if origin.is_some() {
+            // What comes over a link was not written over the copy that was dropped, and does not stand for it.
+            self.change(id, |waiting| waiting.copy_is_aside = false);
+        }
         if !self.links.keys().any(|name| Some(name.as_ref()) != origin) {
             self.settled(id);
             return None;
@@ -136,7 +169,9 @@ impl Pending {
     pub fn settled(&mut self, id: &str) {
         let Some(seq) = self.by_id.get(id).copied() else { return };
         match self.by_seq.get_mut(&seq) {
-            Some(waiting) if !waiting.aside.is_empty() => waiting.dropped = None,
+            Some(waiting) if !waiting.aside.is_empty() => {
+                self.dropped -= usize::from(waiting.dropped.take().is_some());
+            }
             _ => {
                 self.take(id);
             }
@@ -152,7 +187,7 @@ impl Pending {
         let waits = self.by_id.contains_key(id);
         let mut waiting = self.take(id);
         if waits && waiting.dropped.is_none() && waiting.origin.is_none() {
-            waiting.aside.push(encoded().into());
+            waiting.keep_copy(encoded());
         }
         waiting.dropped = Some(version);
         waiting.origin = None;
@@ -164,14 +199,23 @@ impl Pending {
         self.dropped(EVERYTHING, version_high, Vec::new);
     }
 
-    /// Keeps a revision aside that the keyspace no longer holds and no link has taken.
-    pub fn keep_aside(&mut self, id: &str, encoded: Vec<u8>) {
-        let waiting = match self.by_id.get(id).and_then(|seq| self.by_seq.get_mut(seq)) {
-            Some(waiting) => waiting,
-            None => return,
-        };
-        self.bytes += encoded.len();
-        waiting.aside.push(encoded.into());
+    /// Keeps a revision aside whose place another one of its version took, and that no link has taken.
+    pub fn keep_loser(&mut self, id: &str, encoded: Vec<u8>) {
+        self.change(id, |waiting| waiting.aside.push(encoded.into()));
+    }
+
+    /// Keeps the revision aside that an id has in a keyspace which is about to be emptied.
+    pub fn keep_copy(&mut self, id: &str, encoded: Vec<u8>) {
+        self.change(id, |waiting| waiting.keep_copy(encoded));
+    }
+
+    /// Changes what waits under an id, if anything does.
+    fn change(&mut self, id: &str, change: impl FnOnce(&mut Waiting)) {
+        if let Some(waiting) = self.by_id.get(id).and_then(|seq| self.by_seq.get_mut(seq)) {
+            self.bytes = self.bytes.saturating_sub(cost(waiting));
+            change(waiting);
+            self.bytes += cost(waiting);
+        }
     }
 
     /// The version an absent id had before its copy was dropped, so that the next write goes on counting.
@@ -201,6 +245,7 @@ impl Pending {
         match taken {
             Some(waiting) => {
                 self.bytes = self.bytes.saturating_sub(cost(&waiting));
+                self.dropped -= usize::from(waiting.dropped.is_some());
                 waiting
             }
             None => Waiting { id: id.into(), ..Waiting::default() },
@@ -214,6 +259,7 @@ impl Pending {
         };
         self.last_seq = self.last_seq.max(seq);
         self.bytes += cost(&waiting);
+        self.dropped += usize::from(waiting.dropped.is_some());
         self.by_id.insert(waiting.id.clone(), seq);
         self.by_seq.insert(seq, waiting);
         seq
@@ -228,6 +274,7 @@ impl Pending {
                 self.by_id.remove(&waiting.id);
             }
             self.bytes = self.bytes.saturating_sub(cost(waiting));
+            self.dropped -= usize::from(waiting.dropped.is_some());
         }
         forgotten.len()
     }
@@ -303,8 +350,33 @@ mod tests {
         assert_eq!(pending.get("a").unwrap().aside.len(), 1, "both revisions travel");
         pending.everything_dropped(version(9));
         assert_eq!(pending.dropped_version("zzz"), Some(version(9)));
+        assert!(pending.has_dropped());
         pending.acknowledge("pg", pending.last_seq());
+        assert!(!pending.has_dropped());
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_id_that_is_written_and_dropped_again_and_again_keeps_one_copy() {
+        let mut pending = Pending::default();
+        pending.attach("pg");
+        pending.written("a", None, None);
+        pending.keep_loser("a", vec![0; 10]);
+        let mut sizes = Vec::new();
+        for number in 1..5 {
+            pending.written("a", None, None);
+            pending.dropped("a", version(number), || vec![number as u8; 20]);
+            sizes.push(pending.bytes());
+        }
+        pending.written("a", None, None);
+        pending.keep_copy("a", vec![9; 20]);
+        let aside: Vec<&[u8]> = pending.get("a").unwrap().aside.iter().map(AsRef::as_ref).collect();
+        assert_eq!(aside, [&[9; 20][..], &[0; 10]]);
+        assert!(sizes.iter().all(|size| *size == pending.bytes()), "{sizes:?}");
+        pending.written("a", Some("pg"), None);
+        pending.written("a", None, None);
+        pending.dropped("a", version(9), || vec![7; 20]);
+        assert_eq!(pending.get("a").unwrap().aside.len(), 3, "a link wrote in between");
     }
 
     #[test]

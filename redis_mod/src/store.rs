@@ -362,7 +362,7 @@ fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
     engine::with_database(database, |database| {
         let loser = current.or_else(|| database.tombstones.get(id).map(codec::encode));
         if let Some(loser) = loser {
-            database.pending.keep_aside(id, loser);
+            database.pending.keep_loser(id, loser);
         }
     })
 }
@@ -409,6 +409,7 @@ fn check_backpressure(database: i32) -> Result<()> {
         let limit = engine.pending_bytes_max;
         let actual = engine.databases.get(&database).map_or(0, |database| database.pending.bytes());
         if actual > limit {
+            engine.refused_writes += 1;
             return Err(Error::Backpressure { what: "the set waiting for links (bytes)", actual, limit });
         }
         Ok(())

@@ -19,6 +19,7 @@ pub mod content;
 pub mod decide;
 pub mod digest;
 pub mod error;
+pub mod filter;
 pub mod fingerprint;
 pub mod id;
 pub mod index;

@@ -21,6 +21,9 @@ pub const AUDIT_BYTES_MAX: usize = 1024;
 pub const REVISION_BYTES_MAX: usize = CONTENT_BYTES_MAX + 4096;
 /// Most entries one page of a list returns.
 pub const PAGE_ITEMS_MAX: usize = 10_000;
+/// Revisions that are carried together: no more are added once they have so many bytes. One is always carried, so memory
+/// is bounded by this and the largest revision.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries of a page when the caller names no limit.
 pub const PAGE_ITEMS_DEFAULT: usize = 100;
 

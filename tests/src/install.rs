@@ -16,16 +16,30 @@ pub struct Install {
     bin: PathBuf,
 }
 
-static INSTALL: OnceLock<Install> = OnceLock::new();
+/// A build of the extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Build {
+    /// As it is released.
+    #[default]
+    Release,
+    /// With places where a worker dies on request.
+    FaultPoints,
+}
 
 impl Install {
-    /// The installation of this process, made on first use.
-    pub fn get() -> &'static Install {
-        INSTALL.get_or_init(|| Install::new(Scratch::new("install")))
+    /// The installation of a build, made once in this process.
+    pub fn get(build: Build) -> &'static Install {
+        static RELEASE: OnceLock<Install> = OnceLock::new();
+        static FAULT_POINTS: OnceLock<Install> = OnceLock::new();
+        let made = match build {
+            Build::Release => &RELEASE,
+            Build::FaultPoints => &FAULT_POINTS,
+        };
+        made.get_or_init(|| Install::new(Scratch::new("install"), &package(build)))
     }
 
     /// Makes an installation in a directory.
-    fn new(scratch: Scratch) -> Install {
+    fn new(scratch: Scratch, package: &Path) -> Install {
         let root = scratch.path();
         let bin = PathBuf::from(pg_config("--bindir"));
         let lib = pg_config("--pkglibdir");
@@ -41,7 +55,7 @@ impl Install {
         let staged_extensions = below(root, &extensions);
         std::fs::remove_file(&staged_extensions).expect("the link to the extensions was just made");
         link_entries(&extensions, &staged_extensions);
-        add_extension(&package(), root);
+        add_extension(package, root);
         Install { bin: staged_bin, scratch }
     }
 
@@ -63,15 +77,18 @@ pub fn client_program(name: &str) -> PathBuf {
 }
 
 /// The built extension: a tree with the files at their absolute paths.
-fn package() -> PathBuf {
-    let path = built("TANDEM_PG_PACKAGE", "tandem-pg15");
+fn package(build: Build) -> PathBuf {
+    let path = match build {
+        Build::Release => built("TANDEM_PG_PACKAGE", "release/tandem-pg15"),
+        Build::FaultPoints => built("TANDEM_PG_FAULT_POINTS_PACKAGE", "debug/tandem-pg15-fault-points"),
+    };
     assert!(path.is_dir(), "{} is missing: `make build` makes it", path.display());
     path
 }
 
 /// The built Redis module.
 pub fn redis_module() -> PathBuf {
-    let path = built("TANDEM_REDIS_MODULE", "libtandem_redis.so");
+    let path = built("TANDEM_REDIS_MODULE", "release/libtandem_redis.so");
     assert!(path.is_file(), "{} is missing: `make build` makes it", path.display());
     path
 }
@@ -82,7 +99,7 @@ fn built(variable: &str, name: &str) -> PathBuf {
     }
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    target.join("release").join(name)
+    target.join(name)
 }
 
 fn pg_config(question: &str) -> String {

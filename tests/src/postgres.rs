@@ -1,7 +1,7 @@
 //! A private Postgres with the extension, on a free port.
 
 use crate::guard::{Guard, alive, children, send};
-use crate::install::{Install, client_program};
+use crate::install::{Build, Install, client_program};
 use crate::ports;
 use crate::scratch::{Scratch, tail};
 use crate::wait::{self, DEADLINE};
@@ -22,11 +22,13 @@ pub struct Options {
     pub fsync: bool,
     /// More lines for postgresql.conf.
     pub settings: Vec<String>,
+    /// Which build of the extension is there.
+    pub build: Build,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { preload: true, fsync: false, settings: Vec::new() }
+        Options { preload: true, fsync: false, settings: Vec::new(), build: Build::Release }
     }
 }
 
@@ -35,13 +37,15 @@ pub struct Postgres {
     guard: Option<Guard>,
     scratch: Scratch,
     port: u16,
+    install: &'static Install,
 }
 
 impl Postgres {
     /// Makes a cluster and starts it.
     pub fn start(options: &Options) -> Postgres {
         let scratch = Scratch::new("postgres");
-        let mut server = Postgres { guard: None, scratch, port: ports::free() };
+        let install = Install::get(options.build);
+        let mut server = Postgres { guard: None, scratch, port: ports::free(), install };
         server.initialize(options);
         server.launch();
         server
@@ -77,7 +81,8 @@ impl Postgres {
             .unwrap_or_else(|error| panic!("connecting to Postgres: {error}\n{}", self.log_tail()))
     }
 
-    fn try_connect(&self, user: &str, database: &str) -> Result<Client, postgres::Error> {
+    /// A new connection, if the server takes any.
+    pub fn try_connect(&self, user: &str, database: &str) -> Result<Client, postgres::Error> {
         Config::new()
             .host("127.0.0.1")
             .port(self.port)
@@ -124,8 +129,17 @@ impl Postgres {
 
     /// Stops the server in order, ending its sessions.
     pub fn stop(&mut self) {
+        self.end(Signal::INT);
+    }
+
+    /// Shuts the server down without a checkpoint, so that it recovers when it starts again.
+    pub fn stop_at_once(&mut self) {
+        self.end(Signal::QUIT);
+    }
+
+    fn end(&mut self, signal: Signal) {
         let Some(mut guard) = self.guard.take() else { return };
-        guard.signal(Signal::INT);
+        guard.signal(signal);
         wait::until_or(
             DEADLINE,
             || guard.ended().is_some(),
@@ -146,7 +160,7 @@ impl Postgres {
             guard.keep();
         }
         self.scratch.keep();
-        let install = Install::get().keep();
+        let install = self.install.keep();
         format!("kill -INT {pid}; sleep 1; rm -rf {} {}", self.directory().display(), install.display())
     }
 
@@ -165,7 +179,7 @@ impl Postgres {
             std::os::unix::fs::chown(&data, Some(user), Some(group)).expect("root may give directories away");
         }
         let log = File::create(self.log()).expect("a log in a directory of ours");
-        let mut command = Command::new(Install::get().program("initdb"));
+        let mut command = Command::new(self.install.program("initdb"));
         // The database sorts text as people do and not by bytes, so an order left to the default shows.
         command.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8"]);
         command.args(["--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en"]);
@@ -222,7 +236,7 @@ impl Postgres {
 
     fn spawn(&self) -> Guard {
         let log = File::options().append(true).create(true).open(self.log()).expect("a log of ours");
-        let mut command = Command::new(Install::get().program("postgres"));
+        let mut command = Command::new(self.install.program("postgres"));
         command.arg("-D").arg(self.data());
         command.stdout(log.try_clone().expect("a file handle")).stderr(log);
         as_server_user(&mut command);

@@ -93,9 +93,17 @@ fn link(
             )
             .into());
         }
-        check_choice("mode", mode, &["mirror"])?;
+        check_choice("mode", mode, &["mirror", "cache"])?;
         check_choice("direction", direction, &["both", "to_redis", "from_redis"])?;
         check_prefix(prefix)?;
+        if mode == "cache" && direction == "from_redis" {
+            return Err(Error::invalid(
+                "direction from_redis",
+                "brings nothing to a cache",
+                "give direction both or to_redis, or mode mirror",
+            )
+            .into());
+        }
         if check_every.is_some_and(|pause| pause.as_micros() <= 0) {
             return Err(Error::invalid(
                 "check_every",

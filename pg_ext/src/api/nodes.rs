@@ -3,7 +3,7 @@
 use super::arguments::given;
 use super::links::no_link;
 use crate::error::{Outcome, answer};
-use crate::worker::{Shard, Shards};
+use crate::worker::{Attach, Shard, Shards};
 use pgrx::prelude::*;
 use tandem_shared::{Error, Fingerprint};
 
@@ -36,10 +36,11 @@ fn nodes(link: &str) -> Outcome<Vec<NodeRow>> {
         let Some(row) = rows.into_iter().next() else { return Err(no_link(link).into()) };
         Outcome::Ok((row.get::<String>(1)?.unwrap_or_default(), row.get::<String>(2)?.unwrap_or_default()))
     })?;
-    let asked = Shards::open(&url, &Shards::addresses(&run), Some(link), true).and_then(|mut shards| {
-        let (sums, waiting) = (shards.sums()?, shards.waiting_for(link)?);
-        Ok((shards, sums, waiting))
-    });
+    let asked =
+        Shards::open(&url, &Shards::addresses(&run), Some(link), Attach::Not).and_then(|mut shards| {
+            let (sums, waiting) = (shards.sums()?, shards.waiting_for(link)?);
+            Ok((shards, sums, waiting))
+        });
     let (shards, sums, waiting) = asked.map_err(|broken| Error::NoLink {
         what: "the Redis of the link".to_owned(),
         problem: format!("does not answer: {broken}"),

@@ -5,6 +5,7 @@ use super::reconcile::Within;
 use crate::error::{Outcome, answer};
 use crate::replica::Items;
 use crate::store;
+use crate::store::Page;
 use crate::worker::{fetch_binding, join_here, key_check, waiting_here};
 use pgrx::prelude::*;
 use tandem_shared::codec::encode;
@@ -121,13 +122,15 @@ fn ids(ids: Option<Vec<Option<String>>>) -> Outcome<Vec<String>> {
     Ok(ids)
 }
 
-/// The current revisions of ids, encoded, without tombstones that may be dropped any moment. Errors: `INVALID`.
+/// The current revisions of ids, encoded, without tombstones that may be dropped any moment; NULL of those that no longer
+/// fit the answer. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn peer_fetch(
     ids: Option<Vec<Option<String>>>,
-) -> TableIterator<'static, (name!(id, String), name!(revision, Vec<u8>))> {
-    let found = answer(self::ids(ids).and_then(|ids| fetch_binding(&ids)));
-    TableIterator::new(found.into_iter().map(|(id, revision)| (id, encode(&revision))))
+) -> TableIterator<'static, (name!(id, String), name!(revision, Option<Vec<u8>>))> {
+    let Page { found, later } = answer(self::ids(ids).and_then(|ids| fetch_binding(&ids)));
+    let found = found.into_iter().map(|(id, revision)| (id, Some(encode(&revision))));
+    TableIterator::new(found.chain(later.into_iter().map(|id| (id, None))))
 }
 
 /// Joins encoded revisions: `applied`, `unchanged` or `stale` of each in order, or why it is refused. Errors:

@@ -7,8 +7,9 @@ use crate::settings;
 use crate::snapshot;
 use crate::store;
 use crate::worker::{
-    Books, Broken, Database, Failed, Here, Local, Peer, Report, Run, Shards, Task, Ways, begin, check,
-    config_of, finish, is_postgres, key_check, name_of, redis_name, savepoint,
+    Attach, Books, Broken, Database, Failed, Here, Local, Peer, Refused, Report, Run, Shards, Task, Ways,
+    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, redis_name,
+    savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
@@ -33,6 +34,11 @@ impl Local for Within {
 }
 
 impl Books for Within {
+    /// Its caller is told, and nothing has left its side.
+    fn set_aside(&mut self, _: Refused) -> Result<(), Broken> {
+        Ok(())
+    }
+
     /// Nobody would see it before the caller commits.
     fn tell(&mut self, _: &'static str, _: &Report) -> Result<(), Broken> {
         Ok(())
@@ -57,13 +63,14 @@ struct Linked {
     url: String,
     run: String,
     prefix: String,
+    is_cache: bool,
     ways: Ways,
 }
 
 fn linked(name: &str) -> Outcome<Linked> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT url, prefix, direction, run FROM tandem.links WHERE name = $1",
+            "SELECT url, prefix, direction, mode = 'cache', run FROM tandem.links WHERE name = $1",
             None,
             &[name.into()],
         )?;
@@ -73,7 +80,8 @@ fn linked(name: &str) -> Outcome<Linked> {
             url: row.get(1)?.unwrap_or_default(),
             prefix: row.get(2)?.unwrap_or_default(),
             ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
-            run: row.get(4)?.unwrap_or_default(),
+            is_cache: row.get::<bool>(4)? == Some(true),
+            run: row.get(5)?.unwrap_or_default(),
         })
     })
 }
@@ -117,9 +125,10 @@ impl Side {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
             Side::Link(Linked { url, run, .. }) => {
-                Box::new(Shards::open(url, &Shards::addresses(run), link, dry_run)?)
+                let attach = if dry_run { Attach::Not } else { Attach::AsItIs };
+                Box::new(Shards::open(url, &Shards::addresses(run), link, attach)?)
             }
-            Side::Redis(url) => Box::new(Shards::open(url, &[], None, dry_run)?),
+            Side::Redis(url) => Box::new(Shards::open(url, &[], None, Attach::Not)?),
             Side::Postgres(config) => Box::new(Database::open(config)?),
         })
     }
@@ -227,12 +236,12 @@ fn compare(left: Side, right: Side, asked: &Asked<'_>) -> Outcome<ReconcileRow> 
         (Side::Here, Side::Link(link)) => Some(link),
         _ => None,
     };
-    let ranges = match link {
-        Some(link) => crate::worker::ranges(&link.prefix)?,
-        None => vec![Range::all()],
+    let (mirrored, cached) = match link {
+        Some(link) => carried(&link.prefix, link.is_cache)?,
+        None => (vec![Range::all()], None),
     };
-    let ranges = ranges.into_iter().map(|range| range.intersection(&asked.range));
-    let ranges = ranges.filter(|range| !range.is_empty()).collect();
+    let wanted = |range: Range| Some(range.intersection(&asked.range)).filter(|range| !range.is_empty());
+    let (mirrored, cached) = (mirrored.into_iter().filter_map(wanted).collect(), cached.and_then(wanted));
     let ways = match (asked.dry_run, link) {
         (true, _) => Ways::NONE,
         (false, Some(link)) => link.ways,
@@ -253,7 +262,11 @@ fn compare(left: Side, right: Side, asked: &Asked<'_>) -> Outcome<ReconcileRow> 
                 return Ok(Err(secrets_differ(&name, place)));
             }
         }
-        check(left.as_mut(), right.as_mut(), &task, ranges, &mut report, &mut Within).map(Ok)
+        check(left.as_mut(), right.as_mut(), &task, mirrored, &mut report, &mut Within)?;
+        if let Some(range) = cached {
+            check_held(left.as_mut(), right.as_mut(), &task, range, &mut report, &mut Within)?;
+        }
+        Ok(Ok(()))
     })();
     match compared {
         Ok(done) => done?,

@@ -7,7 +7,7 @@ mod session;
 mod subtransaction;
 mod write;
 
-pub use read::{fetch, payload_hash};
+pub use read::{Page, fetch, payload_hash};
 pub use session::{OwnWrite, is_own_write, on_behalf_of, origin, removals};
 
 use crate::error::{Failure, Outcome};

@@ -4,8 +4,10 @@ use crate::error::Outcome;
 use crate::planning::{self, select_kept, update_kept};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use std::collections::HashMap;
-use tandem_shared::limits::CONTENT_BYTES_MAX;
+use pgrx::{AnyElement, direct_function_call};
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+use tandem_shared::limits::{CONTENT_BYTES_MAX, PAGE_BYTES_MAX};
 use tandem_shared::{
     Audit, Body, Content, ContentType, Error, Head, LiveHead, PayloadHash, Result, Revision, State,
     Timestamp, Version,
@@ -188,27 +190,54 @@ pub fn tombstones(client: &mut SpiClient<'_>, ids: &[&str]) -> Outcome<Vec<(Stri
 
 /// The shared revision (live or tombstone) of an id.
 pub fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
-    Ok(fetch_with(client, vec![id])?.remove(id))
+    Ok(fetch_with(client, vec![id])?.found.remove(id))
 }
 
-/// The shared revisions (live or tombstone) of ids; what is local does not leave this tier.
-pub fn fetch(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
+/// Revisions that were read together.
+#[derive(Default)]
+pub struct Page {
+    /// The revisions.
+    pub found: HashMap<String, Revision>,
+    /// Ids that have one which no longer fitted: at least one does.
+    pub later: HashSet<String>,
+}
+
+/// The shared revisions (live or tombstone) of ids, as many as fit a page; what is local does not leave this tier.
+pub fn fetch(ids: &[String]) -> Outcome<Page> {
     planning::by_index(|| Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect())))
 }
 
-const FETCH: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload::text, i.payload_blob \
+/// The columns of content are read as they are stored, which is a reference where they are long.
+const FETCH: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, i.state, i.payload, i.payload_blob \
     FROM tandem.items i WHERE i.id = ANY($1) AND NOT i.local \
     UNION ALL \
-    SELECT t.id, t.version, t.\"timestamp\", t.audit::text, NULL, NULL, NULL \
+    SELECT t.id, t.version, t.\"timestamp\", t.audit::text, NULL, NULL::jsonb, NULL::bytea \
     FROM tandem.tombstones t WHERE t.id = ANY($1)";
 
-fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String, Revision>> {
-    let mut found = HashMap::new();
+fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<Page> {
+    let mut page = Page::default();
+    let mut bytes = 0;
     for row in select_kept(client, FETCH, &[ids.into()])? {
-        let content = match (row.get::<&str>(6)?, row.get::<&[u8]>(7)?) {
-            (Some(text), _) => Some(Content::json(text.as_bytes(), text.len().max(CONTENT_BYTES_MAX))?),
-            (None, Some(blob)) => Some(Content::binary(blob, CONTENT_BYTES_MAX)?),
-            (None, None) => None,
+        let id = row.get::<String>(1)?.unwrap_or_default();
+        let (json, blob) = (row.get::<AnyElement>(6)?, row.get::<AnyElement>(7)?);
+        let stored = json.or(blob).map(|content| content.datum());
+        // SAFETY: both columns are of variable length; only the header is read.
+        bytes += stored.map_or(0, |content| unsafe { pg_sys::toast_raw_datum_size(content) });
+        if bytes > PAGE_BYTES_MAX && !page.found.is_empty() {
+            page.later.insert(id);
+            continue;
+        }
+        let content = match json {
+            Some(json) => {
+                // SAFETY: the column is jsonb, and its text lives as long as the statement's memory.
+                let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(json.datum())]) };
+                let text = text.map_or(&[][..], CStr::to_bytes);
+                Some(Content::json(text, text.len().max(CONTENT_BYTES_MAX))?)
+            }
+            None => match row.get::<&[u8]>(7)? {
+                Some(blob) => Some(Content::binary(blob, CONTENT_BYTES_MAX)?),
+                None => None,
+            },
         };
         let body = match content {
             Some(content) => {
@@ -222,7 +251,7 @@ fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<HashMap<String,
             audit: row.get::<&str>(4)?.map(Audit::new).transpose()?,
             body,
         };
-        found.insert(row.get::<String>(1)?.unwrap_or_default(), revision);
+        page.found.insert(id, revision);
     }
-    Ok(found)
+    Ok(page)
 }

@@ -5,7 +5,8 @@ use super::connection::Broken;
 use super::shards::Shards;
 use super::transaction::{savepoint, transaction};
 use crate::error::Outcome;
-use crate::store;
+use crate::fault_point::{self, Point};
+use crate::store::{self, Page};
 use pgrx::prelude::*;
 use tandem_shared::codec::encode;
 use tandem_shared::request::Operation;
@@ -22,7 +23,9 @@ const SET_ASIDE: &str = "INSERT INTO tandem.dead_letters AS d (link, direction, 
 /// Sets a revision aside, or notes that it was refused once more.
 pub fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Outcome<()> {
     let args = [link.into(), direction.into(), id.into(), revision.into(), reason.into()];
-    Ok(Spi::run_with_args(SET_ASIDE, &args)?)
+    Spi::run_with_args(SET_ASIDE, &args)?;
+    fault_point::reach(Point::SetAside);
+    Ok(())
 }
 
 const REMOVE: &str = "DELETE FROM tandem.dead_letters d WHERE d.seq = $1";
@@ -43,7 +46,7 @@ const REQUESTED: &str = "SELECT d.seq, d.id FROM tandem.dead_letters d WHERE d.l
 
 /// Pushes the ids whose letters somebody wants tried again, as they are now.
 pub fn push_requested(talk: &mut Shards, link: &str) -> Result<(), Broken> {
-    let letters: Vec<(i64, String)> = transaction(|| {
+    let mut letters: Vec<(i64, String)> = transaction(|| {
         Spi::connect(|client| {
             let mut letters = Vec::new();
             for row in client.select(REQUESTED, None, &[link.into(), PAGE.into()])? {
@@ -56,10 +59,13 @@ pub fn push_requested(talk: &mut Shards, link: &str) -> Result<(), Broken> {
         return Ok(());
     }
     let ids: Vec<String> = letters.iter().map(|(_, id)| id.clone()).collect();
-    let current = transaction(|| store::fetch(&ids))?;
+    let Page { found, later } = transaction(|| store::fetch(&ids))?;
+    // Those have their turn at the next look.
+    letters.retain(|(_, id)| !later.contains(id));
     let revisions: Vec<(&str, Vec<u8>)> =
-        current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
+        found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
     let answers = talk.push(&revisions)?;
+    fault_point::reach(Point::LetterPushed);
     let mut refused: Vec<(&str, String)> = Vec::new();
     for ((id, _), answer) in revisions.iter().zip(answers) {
         refused.extend(answer.err().map(|reason| (*id, reason)));
@@ -81,7 +87,7 @@ const TO_REDIS: &str = "WITH wanted AS ( \
     asked AS (UPDATE tandem.dead_letters d SET retry = true FROM wanted w WHERE d.seq = w.seq RETURNING 1) \
     SELECT count(*) FROM asked";
 
-const FROM_REDIS: &str = "SELECT d.seq, d.link, d.id, d.revision FROM tandem.dead_letters d \
+const FROM_REDIS: &str = "SELECT d.seq, d.link, d.id FROM tandem.dead_letters d \
     WHERE d.direction = 'from_redis' AND d.link = coalesce($1, d.link) ORDER BY d.seq LIMIT $2";
 
 /// What became of letters that were tried again.
@@ -100,8 +106,9 @@ struct Letter {
     seq: i64,
     link: String,
     id: String,
-    revision: Vec<u8>,
 }
+
+const REVISION: &str = "SELECT d.revision FROM tandem.dead_letters d WHERE d.seq = $1";
 
 /// Tries letters again, of one link or of all, at most `limit`, the oldest first.
 pub fn retry(link: Option<&str>, limit: i64) -> Outcome<Retried> {
@@ -112,15 +119,15 @@ pub fn retry(link: Option<&str>, limit: i64) -> Outcome<Retried> {
                 seq: row.get(1)?.unwrap_or(0),
                 link: row.get(2)?.unwrap_or_default(),
                 id: row.get(3)?.unwrap_or_default(),
-                revision: row.get(4)?.unwrap_or_default(),
             });
         }
         Ok(letters)
     })?;
     let mut retried = Retried::default();
     let left = limit - letters.len() as i64;
-    for Letter { seq, link, id, revision } in letters {
+    for Letter { seq, link, id } in letters {
         let joined = savepoint(|| {
+            let revision = Spi::get_one_with_args::<Vec<u8>>(REVISION, &[seq.into()])?.unwrap_or_default();
             let revision = store::decode(&revision)?;
             store::on_behalf_of(&link, || store::run_one(&id, Operation::Apply(revision)))
         });

@@ -2,6 +2,7 @@
 
 use super::transaction::transaction;
 use super::{attach_signals, wait};
+use crate::fault_point::{self, Point};
 use crate::settings;
 use crate::store;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
@@ -37,11 +38,21 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             wait(ABSENT);
             continue;
         }
-        report(transaction(|| Ok(Spi::get_one::<i64>("SELECT tandem.fold()")?)));
+        report(transaction(|| {
+            let folded = Spi::get_one::<i64>("SELECT tandem.fold()")?;
+            if folded.is_some_and(|folded| folded > 0) {
+                fault_point::reach(Point::FoldUncommitted);
+            }
+            Ok(())
+        }));
         tell(&mut told);
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
-            report(transaction(|| Ok(Spi::run("SELECT tandem.rotate_log()")?)));
+            report(transaction(|| {
+                Spi::run("SELECT tandem.rotate_log()")?;
+                fault_point::reach(Point::RotationUncommitted);
+                Ok(())
+            }));
             report(transaction(|| {
                 Ok(Spi::run_with_args("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])?)
             }));
@@ -63,7 +74,11 @@ fn forget_tombstones() -> i64 {
     }
     let forgotten = transaction(|| {
         let args = [before.into(), TOMBSTONES.into()];
-        Ok(Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?)
+        let count = Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?;
+        if count.is_some_and(|count| count > 0) {
+            fault_point::reach(Point::ForgettingUncommitted);
+        }
+        Ok(count)
     });
     match forgotten {
         Ok(count) => count.unwrap_or(0),
@@ -96,7 +111,7 @@ fn report<T>(result: Result<T, super::transaction::Failed>) {
     }
 }
 
-/// Starts a session for each link that should have one and has none.
+/// Starts a session, and a reader, for each link that should have one and has none.
 fn start_sessions(database: &str) {
     // A dump that is restored elsewhere brings its links. Two Postgres must not share one link by accident.
     report(transaction(|| {
@@ -109,24 +124,27 @@ fn start_sessions(database: &str) {
     let missing = transaction(|| {
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT l.name FROM tandem.links l WHERE NOT l.paused AND NOT EXISTS (SELECT FROM pg_stat_activity a \
-                 WHERE a.backend_type = 'tandem link ' || l.name AND a.datname = current_database())",
+                "SELECT k.kind, l.name FROM tandem.links l CROSS JOIN (VALUES ('link'), ('reader')) AS k (kind) \
+                 WHERE NOT l.paused AND (k.kind = 'link' OR l.direction <> 'from_redis') \
+                   AND NOT EXISTS (SELECT FROM pg_stat_activity a \
+                     WHERE a.backend_type = format('tandem %s %s', k.kind, l.name) AND a.datname = current_database())",
                 None,
                 &[],
             )?;
-            let mut names = Vec::new();
+            let mut missing = Vec::new();
             for row in rows {
-                names.extend(row.get::<String>(1)?);
+                missing.extend(row.get::<String>(1)?.zip(row.get::<String>(2)?));
             }
-            Ok(names)
+            Ok(missing)
         })
     });
-    for name in missing.unwrap_or_default() {
-        let kind = format!("tandem link {name}");
+    for (kind, name) in missing.unwrap_or_default() {
+        let function = if kind == "link" { "tandem_link_main" } else { "tandem_reader_main" };
+        let kind = format!("tandem {kind} {name}");
         let started = BackgroundWorkerBuilder::new(&kind)
             .set_type(&kind)
             .set_library("tandem")
-            .set_function("tandem_link_main")
+            .set_function(function)
             .set_extra(&format!("{database}\n{name}"))
             .enable_spi_access()
             // SAFETY: the process' own id.
@@ -134,9 +152,9 @@ fn start_sessions(database: &str) {
             .load_dynamic();
         match started {
             Ok(worker) => drop(worker.wait_for_startup()),
-            Err(_) => pgrx::warning!(
-                "tandem link {name}: no free background worker; raise max_worker_processes and restart"
-            ),
+            Err(_) => {
+                pgrx::warning!("{kind}: no free background worker; raise max_worker_processes and restart")
+            }
         }
     }
 }

@@ -3,15 +3,18 @@
 
 mod checks;
 mod connection;
+mod id_filter;
 mod letters;
 mod manager;
 mod node;
 mod peer;
 mod postgres_peer;
+mod reader;
 mod remote;
 mod repair;
 mod session;
 mod shards;
+mod supervision;
 mod tls;
 mod topology;
 mod transaction;
@@ -21,9 +24,9 @@ pub use connection::{Broken, check_url, redis_name};
 pub use letters::{Retried, retry};
 pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
 pub use postgres_peer::{Database, config_of, is_postgres, name_of};
-pub use repair::{Books, Report, Task, Ways, check};
-pub use session::ranges;
-pub use shards::{Shard, Shards};
+pub use repair::{Books, Refused, Report, Task, Ways, check, check_held};
+pub use session::carried;
+pub use shards::{Attach, Shard, Shards};
 pub use transaction::{Failed, savepoint};
 
 use crate::settings;

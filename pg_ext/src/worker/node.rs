@@ -4,7 +4,8 @@
 use super::connection::{Broken, Connection};
 use super::remote::{Pulled, Remote};
 use super::shards::{Shard, Shards};
-use pgrx::prelude::*;
+use crate::fault_point::{self, Point};
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 /// Entries asked for in one pull.
@@ -66,6 +67,11 @@ impl Node {
         }
     }
 
+    /// The socket on which the answer comes.
+    pub fn socket(&self) -> RawFd {
+        self.pull.socket()
+    }
+
     /// Reads the answer, which is there.
     pub fn receive(&mut self) -> Result<Vec<Pulled>, Broken> {
         self.asked = None;
@@ -84,47 +90,8 @@ impl Node {
         {
             talk.acknowledge(link, &self.run, self.after)?;
             self.acknowledged = self.after;
+            fault_point::reach(Point::Acknowledged);
         }
         Ok(())
-    }
-}
-
-/// Waits until one of the nodes has something to read, at most so long; the places of those that have.
-pub fn readable(nodes: &[Node], time: Duration) -> Vec<usize> {
-    let count = nodes.len() + 2;
-    // SAFETY: MyLatch is this process' own latch, the sockets are open, and the set is freed before they are closed.
-    unsafe {
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), count as i32);
-        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-        let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, count as i32);
-        let none = std::ptr::null_mut();
-        pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch, none);
-        pg_sys::AddWaitEventToSet(
-            set,
-            pg_sys::WL_EXIT_ON_PM_DEATH,
-            pg_sys::PGINVALID_SOCKET,
-            std::ptr::null_mut(),
-            none,
-        );
-        for (place, node) in nodes.iter().enumerate() {
-            let data = std::ptr::without_provenance_mut(place);
-            let socket = node.pull.socket();
-            pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, socket, std::ptr::null_mut(), data);
-        }
-        let mut events = vec![pg_sys::WaitEvent::default(); count];
-        let met = pg_sys::WaitEventSetWait(
-            set,
-            time.as_millis() as std::ffi::c_long,
-            events.as_mut_ptr(),
-            count as i32,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::FreeWaitEventSet(set);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-        let met = events.iter().take(usize::try_from(met).unwrap_or(0));
-        met.filter(|event| event.events & pg_sys::WL_SOCKET_READABLE != 0)
-            .map(|event| event.user_data.addr())
-            .collect()
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Outcome;
 use crate::planning;
 use crate::replica::Items;
 use crate::settings;
-use crate::store;
+use crate::store::{self, Page};
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use tandem_shared::decide::Outcome as Joined;
@@ -15,7 +15,7 @@ use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Replica};
 use tandem_shared::request::Operation;
-use tandem_shared::{Fingerprint, Revision};
+use tandem_shared::{Digest, DigestKey, Fingerprint, Revision};
 
 /// A revision and its id.
 pub type Named<'a> = (&'a str, Revision);
@@ -27,9 +27,25 @@ pub trait Peer: Replica<Error = Broken> {
     /// Whether its digests are made with the secret that has this check value (hex).
     fn has_key(&mut self, check: &str) -> Result<bool, Broken>;
 
-    /// The current revisions of ids, without the tombstones that may be dropped any moment: those no longer say which
-    /// way to join.
-    fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken>;
+    /// The current revisions of ids, as many as fit a page, without the tombstones that may be dropped any moment: those
+    /// no longer say which way to join.
+    fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken>;
+
+    /// The digests of those of the ids that are there.
+    fn digests(&mut self, key: &DigestKey, ids: &[String]) -> Result<HashMap<String, Digest>, Broken> {
+        let mut digests = HashMap::with_capacity(ids.len());
+        let mut rest = ids.to_vec();
+        while !rest.is_empty() {
+            let Page { found, later } = self.fetch(&rest)?;
+            for (id, revision) in found {
+                if let Some(digest) = revision.digest(key, &id) {
+                    digests.insert(id, digest);
+                }
+            }
+            rest = later.into_iter().collect();
+        }
+        Ok(digests)
+    }
 
     /// Joins revisions, and answers each in order. Errors: whatever is not the fault of a revision.
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken>;
@@ -84,8 +100,12 @@ impl<L: Local> Peer for Here<'_, L> {
         Ok(key_check() == check)
     }
 
-    fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
+    fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
         self.local.run(|| fetch_binding(ids))
+    }
+
+    fn digests(&mut self, _: &DigestKey, ids: &[String]) -> Result<HashMap<String, Digest>, Broken> {
+        self.local.run(|| crate::replica::digests(ids))
     }
 
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken> {
@@ -117,8 +137,8 @@ pub fn is_old_tombstone(revision: &Revision) -> bool {
 }
 
 /// The current revisions of ids here that bind.
-pub fn fetch_binding(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
-    let mut found = store::fetch(ids)?;
+pub fn fetch_binding(ids: &[String]) -> Outcome<Page> {
+    let Page { mut found, later } = store::fetch(ids)?;
     let old = found.iter().filter(|(_, revision)| is_old_tombstone(revision)).map(|(id, _)| id.clone());
     for id in old.collect::<Vec<_>>() {
         if let Some(revision) = found.get(&id)
@@ -127,7 +147,7 @@ pub fn fetch_binding(ids: &[String]) -> Outcome<HashMap<String, Revision>> {
             found.remove(&id);
         }
     }
-    Ok(found)
+    Ok(Page { found, later })
 }
 
 /// Joins revisions here: all at once, or each by itself if one cannot be stored.

@@ -5,7 +5,8 @@
 use super::connection::{Broken, broken};
 use super::peer::{Answer, Named, Peer};
 use super::tls;
-use std::collections::{HashMap, HashSet};
+use crate::store::Page;
+use std::collections::HashSet;
 use std::net::ToSocketAddrs;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::reconcile::{Entry, Replica};
-use tandem_shared::{Digest, Error, Fingerprint, Revision};
+use tandem_shared::{Digest, Error, Fingerprint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
@@ -318,14 +319,18 @@ impl Peer for Database {
         rows.first().map_or(Ok(false), |row| get(row, 0))
     }
 
-    fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
-        let mut found = HashMap::new();
+    fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
+        let mut page = Page::default();
         for row in self.rows("SELECT * FROM tandem.peer_fetch($1)", &[&ids])? {
-            let revision =
-                decode(get(&row, 1)?, Source::Foreign).map_err(|error| Broken(error.to_string()))?;
-            found.insert(get(&row, 0)?, revision);
+            let id = get(&row, 0)?;
+            let Some(encoded) = get::<Option<&[u8]>>(&row, 1)? else {
+                page.later.insert(id);
+                continue;
+            };
+            let revision = decode(encoded, Source::Foreign).map_err(|error| Broken(error.to_string()))?;
+            page.found.insert(id, revision);
         }
-        Ok(found)
+        Ok(page)
     }
 
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken> {

@@ -5,6 +5,7 @@ use super::peer::Answer;
 use crate::settings;
 use redis::Value;
 use std::collections::HashMap;
+use std::time::Duration;
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
@@ -21,6 +22,9 @@ pub struct Pulled {
     /// The revision, or none for "the copy was dropped".
     pub revision: Option<Vec<u8>>,
 }
+
+/// An id that is wanted in Redis, and what is to be stored where there is nothing, encoded.
+pub type Wanted = (String, Option<Vec<u8>>);
 
 /// A Redis with the module loaded.
 pub struct Remote<'a>(pub &'a mut Connection);
@@ -87,12 +91,20 @@ impl Remote<'_> {
         array(self.0.ask(&command)?)
     }
 
-    /// Attaches a link. Returns the server's run and whether the link was not known.
-    pub fn attach(&mut self, link: &str, key_check: &str) -> Result<(String, bool), Broken> {
+    /// Attaches a link. `source`: the mode and the prefix of what Redis may ask for; without one it is left as it is.
+    /// Returns the server's run and whether the link was not known.
+    pub fn attach(
+        &mut self,
+        link: &str,
+        key_check: &str,
+        source: Option<(&str, &str)>,
+    ) -> Result<(String, bool), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
-        let retention_ms = settings::tombstone_retention().ms();
-        let reply = self.0.ask(command.arg("ATTACH").arg(link).arg(key_check).arg(retention_ms))?;
-        let mut fields = Fields::of(reply)?;
+        command.arg("ATTACH").arg(link).arg(key_check).arg(settings::tombstone_retention().ms());
+        if let Some((mode, prefix)) = source {
+            command.arg(mode).arg(prefix);
+        }
+        let mut fields = Fields::of(self.0.ask(&command)?)?;
         Ok((text(fields.take("run")?)?, integer(&fields.take("fresh")?)? == 1))
     }
 
@@ -122,18 +134,83 @@ impl Remote<'_> {
         self.0.ask(redis::cmd("TANDEM.LINK").arg("ACK").arg(link).arg(run).arg(seq)).map(drop)
     }
 
+    /// Says that everything was compared.
+    pub fn ready(&mut self, link: &str) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("READY").arg(link)).map(drop)
+    }
+
+    /// Asks for ids that are wanted in Redis. `is_anew`: of those that were named before, too.
+    pub fn wanted_command(link: &str, max: usize, block: Duration, is_anew: bool) -> redis::Cmd {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("WANTED").arg(link).arg(max).arg(block.as_millis() as u64);
+        if is_anew {
+            command.arg("ANEW");
+        }
+        command
+    }
+
+    /// The ids that are wanted, and what is to be stored where there is nothing, encoded.
+    pub fn wanted(reply: Value) -> Result<Vec<Wanted>, Broken> {
+        let mut fields = array(reply)?.into_iter();
+        let mut wanted = Vec::new();
+        while let (Some(id), Some(offer)) = (fields.next(), fields.next()) {
+            let offer = if offer == Value::Nil { None } else { Some(bytes(offer)?) };
+            wanted.push((text(id)?, offer));
+        }
+        Ok(wanted)
+    }
+
+    /// Sends what was wanted; an empty revision says that there is none. Returns why some were refused, in order.
+    pub fn fill(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Option<String>>, Broken> {
+        let refusal = |answer| match answer {
+            Value::ServerError(error) => Some(reply_error(&error)),
+            _ => None,
+        };
+        Ok(self.send_revisions("FILL", link, revisions)?.into_iter().map(refusal).collect())
+    }
+
+    /// Whether Redis has, or is about to have, each of the ids.
+    pub fn holds(&mut self, link: &str, ids: &[String]) -> Result<Vec<bool>, Broken> {
+        flags(self.0.ask(redis::cmd("TANDEM.LINK").arg("HOLDS").arg(link).arg(ids))?, ids.len())
+    }
+
+    /// Begins a filter of ids with room for so many.
+    pub fn filter_begin(&mut self, link: &str, ids: u64) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("FILTER").arg(link).arg("BEGIN").arg(ids)).map(drop)
+    }
+
+    /// Puts keys of ids into the filter and takes others out. False if it is to be loaded anew.
+    pub fn filter_change(&mut self, link: &str, added: &[u64], removed: &[u64]) -> Result<bool, Broken> {
+        let bytes = |keys: &[u64]| keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<u8>>();
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("FILTER").arg(link).arg("CHANGE").arg(bytes(added)).arg(bytes(removed));
+        Ok(integer(&self.0.ask(&command)?)? == 1)
+    }
+
+    /// Says that the filter has all ids.
+    pub fn filter_complete(&mut self, link: &str) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("FILTER").arg(link).arg("COMPLETE")).map(drop)
+    }
+
     /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
     pub fn push(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
+        let answers = self.send_revisions("PUSH", link, revisions)?;
+        answers.into_iter().map(answer).collect()
+    }
+
+    fn send_revisions(
+        &mut self,
+        verb: &str,
+        link: &str,
+        revisions: &[(&str, Vec<u8>)],
+    ) -> Result<Vec<Value>, Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("PUSH").arg(link);
+        command.arg(verb).arg(link);
         for (id, revision) in revisions {
             command.arg(*id).arg(revision.as_slice());
         }
         let answers = array(self.0.ask(&command)?)?;
-        if answers.len() != revisions.len() {
-            return Err(malformed());
-        }
-        answers.into_iter().map(answer).collect()
+        if answers.len() == revisions.len() { Ok(answers) } else { Err(malformed()) }
     }
 
     /// Whether the digests there are made with the secret that has this check value.
@@ -142,13 +219,16 @@ impl Remote<'_> {
         Ok(integer(&reply)? == 1)
     }
 
-    /// The current revisions of ids.
-    pub fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
+    /// The current revisions of ids, as many as fit a page, and the number of ids that it answers for.
+    pub fn fetch(&mut self, ids: &[String]) -> Result<(HashMap<String, Revision>, usize), Broken> {
         if ids.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((HashMap::new(), 0));
         }
         let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("FETCH").arg(ids))?)?;
-        let mut found = HashMap::new();
+        if replies.is_empty() || replies.len() > ids.len() {
+            return Err(malformed());
+        }
+        let (mut found, answered) = (HashMap::new(), replies.len());
         for (id, reply) in ids.iter().zip(replies) {
             if reply != Value::Nil {
                 let revision =
@@ -156,7 +236,7 @@ impl Remote<'_> {
                 found.insert(id.clone(), revision);
             }
         }
-        Ok(found)
+        Ok((found, answered))
     }
 
     /// Number of entries that wait in Redis for a link.
@@ -180,12 +260,17 @@ impl Remote<'_> {
             Some(link) => command.arg("WAITS").arg(link),
             None => command.arg("PENDING"),
         };
-        let replies = array(self.0.ask(command.arg(ids))?)?;
-        if replies.len() != ids.len() {
-            return Err(malformed());
-        }
-        replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
+        flags(self.0.ask(command.arg(ids))?, ids.len())
     }
+}
+
+/// So many times 1 or 0.
+fn flags(reply: Value, count: usize) -> Result<Vec<bool>, Broken> {
+    let replies = array(reply)?;
+    if replies.len() != count {
+        return Err(malformed());
+    }
+    replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
 }
 
 /// What Redis says of a revision that is joined.

@@ -2,13 +2,15 @@
 
 use super::connection::Broken;
 use super::peer::{Answer, Named, Peer};
+use crate::fault_point::{self, Point};
 use crate::settings;
+use crate::store::Page;
 use std::collections::{HashMap, HashSet};
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
 use tandem_shared::join::order;
-use tandem_shared::reconcile::{Drift, Options, Search, SearchError, Verdict};
+use tandem_shared::reconcile::{Drift, Entry, Options, Search, SearchError, Verdict};
 use tandem_shared::{DigestKey, Revision};
 
 /// Ids of a report that are named in the answer of a function.
@@ -35,8 +37,8 @@ pub struct Report {
     pub ids: Vec<String>,
     /// The first of the ids, with what differed and what was done.
     pub rows: Vec<Row>,
-    /// Revisions that one side refused.
-    pub refused: Vec<Refused>,
+    /// The first id whose revision one side refused, with what the side said.
+    pub refused: Option<String>,
     /// Why the check did not go through everything.
     pub cut_short: Option<String>,
 }
@@ -107,9 +109,7 @@ impl Report {
             Verdict::Incomplete => {
                 Some(format!("all {left} differing ids are on their way: they wait in Redis or in the log"))
             }
-            Verdict::Differs => {
-                self.refused.first().map(|refused| format!("{}: {}", refused.id, refused.reason))
-            }
+            Verdict::Differs => self.refused.clone(),
         };
         (verdict, reason)
     }
@@ -145,6 +145,9 @@ impl Ways {
 
 /// What goes into the books while a check runs.
 pub trait Books {
+    /// Keeps a revision that one side refused.
+    fn set_aside(&mut self, refused: Refused) -> Result<(), Broken>;
+
     /// Is told how far the check is.
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken>;
 
@@ -200,26 +203,77 @@ pub fn check(
             report.ranges = ranges + search.ranges_compared;
             report.rounds = rounds + search.rounds;
             report.bytes = left.bytes() + right.bytes() - bytes_before;
-            let mut ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
-            while !ids.is_empty() {
-                let room = report.room(task.ids_max);
-                if room == 0 {
-                    let bound = task.ids_max.unwrap_or_default();
-                    report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
-                    return Ok(());
-                }
-                let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
-                books.tell("mending", report)?;
-                page_of(left, right, task, &ids, report, books)?;
-                report.bytes = left.bytes() + right.bytes() - bytes_before;
-                ids = rest;
+            let ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
+            if !mend(left, right, task, ids, report, books)? {
+                return Ok(());
             }
+            report.bytes = left.bytes() + right.bytes() - bytes_before;
             if done {
                 break;
             }
         }
     }
     Ok(())
+}
+
+/// Ids looked at in one step where the right side holds some only.
+const HELD_PAGE: usize = 1000;
+
+/// As [`check`] where the right side holds some of the ids of a range: every one that it holds is compared, which takes
+/// work by their number.
+pub fn check_held(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    range: Range,
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<(), Broken> {
+    let bytes_before = left.bytes() + right.bytes() - report.bytes;
+    let mut rest = range;
+    loop {
+        books.tell("comparing", report)?;
+        let page = right.lists(std::slice::from_ref(&rest), HELD_PAGE)?;
+        let held = page.into_iter().next().unwrap_or_default();
+        let Some(last) = held.last() else { return Ok(()) };
+        rest = rest.after(&last.id);
+        let ids: Vec<String> = held.iter().map(|entry| entry.id.clone()).collect();
+        let of_left = left.digests(&task.key, &ids)?;
+        report.ranges += 1;
+        report.rounds += 1;
+        let differs = |entry: &Entry| of_left.get(&entry.id) != Some(&entry.digest);
+        let ids = held.into_iter().filter(differs).map(|entry| entry.id).collect();
+        let within_bound = mend(left, right, task, ids, report, books)?;
+        report.bytes = left.bytes() + right.bytes() - bytes_before;
+        if !within_bound {
+            return Ok(());
+        }
+    }
+}
+
+/// Mends ids a page at a time. False when the bound was reached before all were handled.
+fn mend(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    mut ids: Vec<String>,
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<bool, Broken> {
+    while !ids.is_empty() {
+        let room = report.room(task.ids_max);
+        if room == 0 {
+            let bound = task.ids_max.unwrap_or_default();
+            report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
+            return Ok(false);
+        }
+        let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
+        books.tell("mending", report)?;
+        ids = page_of(left, right, task, ids, report, books)?;
+        fault_point::reach(Point::CheckMended);
+        ids.extend(rest);
+    }
+    Ok(true)
 }
 
 /// What became of an id that differed.
@@ -229,17 +283,22 @@ struct Fate {
     reason: Option<String>,
 }
 
-/// Looks again at ids that differed, as one may have been on its way, and mends those that still do.
+/// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those whose
+/// content no longer fitted beside that of the others.
 fn page_of(
     left: &mut dyn Peer,
     right: &mut dyn Peer,
     task: &Task,
-    ids: &[String],
+    mut ids: Vec<String>,
     report: &mut Report,
     books: &mut dyn Books,
-) -> Result<(), Broken> {
-    let mut of_right = right.fetch(ids)?;
-    let of_left = left.fetch(ids)?;
+) -> Result<Vec<String>, Broken> {
+    let Page { found: mut of_right, mut later } = right.fetch(&ids)?;
+    ids.retain(|id| !later.contains(id));
+    let Page { found: of_left, later: too_much } = left.fetch(&ids)?;
+    ids.retain(|id| !too_much.contains(id));
+    of_right.retain(|id, _| !too_much.contains(id));
+    later.extend(too_much);
     let drift = |id: &String| {
         let (left, right) = (of_left.get(id).map(Revision::head), of_right.get(id).map(Revision::head));
         Drift::of(&task.key, id, left.as_ref(), right.as_ref()).map(|drift| (id.clone(), drift))
@@ -256,11 +315,13 @@ fn page_of(
     }
     let mut fates: HashMap<&str, Fate> =
         differing.iter().map(|(id, _)| (id.as_str(), Fate::default())).collect();
+    let mut refused = Vec::new();
     if task.ways.to_left {
         let revisions: Vec<Named<'_>> =
             differing.iter().filter_map(|(id, _)| Some((id.as_str(), of_right.remove(id)?))).collect();
         let answers = left.join(&revisions)?;
-        settle(&revisions, answers, Side::Left, &mut fates, report);
+        settle(&revisions, answers, Side::Left, &mut fates, &mut refused);
+        fault_point::reach(Point::CheckPulled);
     }
     if task.ways.to_right {
         let is_open = |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none());
@@ -268,7 +329,11 @@ fn page_of(
         let revisions: Vec<Named<'_>> =
             open.filter_map(|(id, _)| Some((id.as_str(), of_left.get(id)?.clone()))).collect();
         let answers = right.join(&revisions)?;
-        settle(&revisions, answers, Side::Right, &mut fates, report);
+        settle(&revisions, answers, Side::Right, &mut fates, &mut refused);
+    }
+    for refused in refused {
+        report.refused.get_or_insert_with(|| format!("{}: {}", refused.id, refused.reason));
+        books.set_aside(refused)?;
     }
     let is_left = |id: &&str| !matches!(fates.get(id).and_then(|fate| fate.done), Some("pulled" | "pushed"));
     let still: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
@@ -289,7 +354,7 @@ fn page_of(
         let differed = drift.words(task.names.0, task.names.1);
         Row { id: id.clone(), differed, done: done.unwrap_or("nothing"), reason }
     }));
-    Ok(())
+    Ok(later.into_iter().collect())
 }
 
 /// Notes what became of revisions that were joined on one side.
@@ -298,7 +363,7 @@ fn settle<'a>(
     answers: Vec<Answer>,
     side: Side,
     fates: &mut HashMap<&'a str, Fate>,
-    report: &mut Report,
+    refused: &mut Vec<Refused>,
 ) {
     for ((id, revision), answer) in revisions.iter().zip(answers) {
         let Some(fate) = fates.get_mut(id) else { continue };
@@ -312,7 +377,7 @@ fn settle<'a>(
             (Err(reason), _) => {
                 *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
                 let (id, revision) = ((*id).to_owned(), encode(revision));
-                report.refused.push(Refused { id, side, revision, reason });
+                refused.push(Refused { id, side, revision, reason });
             }
         }
     }

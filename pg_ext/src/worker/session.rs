@@ -6,18 +6,20 @@
 
 use super::checks::{self, Run};
 use super::connection::Broken;
+use super::id_filter::{IdFilter, Step};
 use super::letters;
-use super::node::{Node, readable};
+use super::node::Node;
 use super::peer::{Here, Local};
 use super::remote::Pulled;
-use super::repair::{Books, Report, Side, Task, Ways, check};
-use super::shards::Shards;
+use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
+use super::shards::{Attach, Shards};
+use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
-use super::{attach_signals, interrupts, wait};
+use super::{attach_signals, interrupts};
 use crate::error::Outcome;
+use crate::fault_point::{self, Point};
 use crate::planning;
-use crate::store;
-use backon::BackoffBuilder;
+use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::{BTreeSet, HashSet};
@@ -37,8 +39,6 @@ const LOG_ROWS: i64 = 2000;
 const IDLE: Duration = Duration::from_millis(25);
 /// How often it asks what waits in Redis.
 const COUNT: Duration = Duration::from_secs(1);
-/// How often the session looks whether its link was paused or removed.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Entry point of a session; the link's name comes in the worker's extra text.
 #[pg_guard]
@@ -48,14 +48,23 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     attach_signals();
     let Some((database, name)) = extra.split_once('\n') else { return };
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    let only_one = transaction(|| {
-        Ok(Spi::get_one_with_args::<bool>(
-            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
-            &[format!("link {name}").into()],
-        )?)
-    });
-    if matches!(only_one, Ok(Some(true))) {
-        Session { name: name.to_owned(), link: None }.supervise();
+    if is_alone("link", name) {
+        supervise(&mut Session { name: name.to_owned(), link: None });
+    }
+}
+
+impl Supervised for Session {
+    fn is_wanted(&mut self) -> bool {
+        matches!(self.load(), Ok(true))
+    }
+
+    fn work(&mut self) -> Result<(), Broken> {
+        self.run()
+    }
+
+    fn note(&mut self, reason: &str) {
+        pgrx::log!("tandem link {}: {reason}; will try again", self.name);
+        let _ = self.note_error(reason);
     }
 }
 
@@ -64,12 +73,35 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
 struct Link {
     url: String,
     prefix: String,
+    /// Redis holds what was read or written there, and not everything.
+    is_cache: bool,
     ways: Ways,
     position: (i64, i64),
     needs_check: bool,
     run: Option<String>,
     /// The schedule asks for a check.
     check_due: bool,
+}
+
+impl Link {
+    /// Mode and prefix under which Redis may ask for what it does not have.
+    fn source(&self) -> Attach {
+        let mode = match (self.ways.to_right, self.is_cache) {
+            (false, _) => "none",
+            (true, true) => "cache",
+            (true, false) => "mirror",
+        };
+        Attach::Source { mode, prefix: self.prefix.clone() }
+    }
+
+    /// Whether Redis is to have an id at all times.
+    fn mirrors(&self, id: &str) -> bool {
+        !self.is_cache || id.starts_with(RESERVED_PREFIX)
+    }
+
+    fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
+        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
+    }
 }
 
 struct Session {
@@ -118,12 +150,22 @@ impl Local for Own {
 }
 
 /// How far the run of a check is said to be.
-struct Progress {
+struct Progress<'a> {
+    link: &'a str,
     run: i64,
     told: Option<(&'static str, Instant)>,
 }
 
-impl Books for Progress {
+impl Books for Progress<'_> {
+    fn set_aside(&mut self, refused: Refused) -> Result<(), Broken> {
+        let Refused { id, side, revision, reason } = refused;
+        let direction = match side {
+            Side::Left => "from_redis",
+            Side::Right => "to_redis",
+        };
+        set_aside(self.link, &id, direction, revision, &reason)
+    }
+
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
         if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
             return Ok(());
@@ -145,50 +187,17 @@ impl From<Failed> for Broken {
 }
 
 impl Session {
-    /// Connects, works until something fails, and begins again after a pause that grows up to a bound.
-    fn supervise(&mut self) {
-        let pauses = || {
-            backon::ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(100))
-                .with_max_delay(Duration::from_secs(15))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut next_pauses = pauses();
-        loop {
-            interrupts();
-            let started = Instant::now();
-            match self.work() {
-                Ok(()) => return,
-                Err(Broken(reason)) => {
-                    if started.elapsed() > Duration::from_secs(30) {
-                        next_pauses = pauses();
-                    }
-                    pgrx::log!("tandem link {}: {reason}; will try again", self.name);
-                    let _ = self.note_error(&reason);
-                }
-            }
-            let end = Instant::now() + next_pauses.next().unwrap_or(Duration::from_secs(15));
-            while Instant::now() < end {
-                wait(LOOK.min(end.saturating_duration_since(Instant::now())));
-                if !matches!(self.load(), Ok(true)) {
-                    return;
-                }
-            }
-        }
-    }
-
     /// One connection's life. `Ok` means that the link was paused or removed.
-    fn work(&mut self) -> Result<(), Broken> {
+    fn run(&mut self) -> Result<(), Broken> {
         if !self.load()? {
             return Ok(());
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
-        let mut talk = Shards::open(&link.url, &others, Some(&self.name), false)?;
+        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.source())?;
         let mut nodes = Vec::new();
         Node::follow(&mut nodes, &talk)?;
+        fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
         let is_fresh = talk.iter().any(|shard| shard.is_fresh);
         let is_due = is_fresh || link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
@@ -198,6 +207,7 @@ impl Session {
         let mut streaming = false;
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
+        let mut filter = IdFilter::Due;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -214,11 +224,14 @@ impl Session {
             }
             let mut pushed = false;
             if full_until.is_none_or(|until| Instant::now() >= until) {
-                match self.push_due(&mut talk, &mut link, owed.as_ref(), look) {
+                match self.push_due(&mut talk, &mut link, owed.as_ref(), look, &mut filter) {
                     Ok(any) => {
                         (pushed, owed, full_until) = (any, None, None);
                         if !streaming {
                             streaming = true;
+                            if link.ways.to_right {
+                                talk.tell(|remote| remote.ready(&self.name))?;
+                            }
                             self.set("state = 'streaming', last_error = NULL")?;
                             pgrx::log!("tandem link {}: streaming", self.name);
                         }
@@ -236,13 +249,16 @@ impl Session {
                     node.acknowledge(&mut talk, &self.name)?;
                 }
             }
-            for place in readable(&nodes, if pushed { Duration::ZERO } else { IDLE }) {
+            let sockets: Vec<_> = nodes.iter().map(Node::socket).collect();
+            for place in readable(&sockets, if pushed { Duration::ZERO } else { IDLE }) {
                 let Some(node) = nodes.get_mut(place) else { continue };
                 let pulled = node.receive()?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
-                    if self.join(&mut talk, &link, pulled)? {
+                    fault_point::reach(Point::Pulled);
+                    if self.join(&mut talk, &link, pulled, &mut filter)? {
                         owed = Some(Owed::Everything);
                     }
+                    fault_point::reach(Point::JoinCommitted);
                     node.taken(last);
                 }
             }
@@ -252,7 +268,8 @@ impl Session {
                 talk.refresh()?;
             }
             if Node::follow(&mut nodes, &talk)? {
-                owed = Some(Owed::Everything);
+                // A master that has just come knows nothing yet.
+                (owed, filter, streaming) = (Some(Owed::Everything), IdFilter::Due, false);
             }
             Owed::add(&mut owed, talk.take_moved());
         }
@@ -266,6 +283,7 @@ impl Session {
         link: &mut Link,
         owed: Option<&Owed>,
         looked: bool,
+        filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
         if let Some(owed) = owed {
             self.whole_check(talk, link, owed, "attach")?;
@@ -278,7 +296,15 @@ impl Session {
                 self.set("state = 'streaming'")?;
             }
         }
-        if link.ways.to_right { self.push_log(talk, link) } else { Ok(false) }
+        if !link.ways.to_right {
+            return Ok(false);
+        }
+        let pushed = self.push_log(talk, link, filter)?;
+        let loaded = match link.carried()?.1 {
+            Some(range) => filter.load(talk, &self.name, &range)?,
+            None => false,
+        };
+        Ok(pushed || loaded)
     }
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
@@ -289,7 +315,8 @@ impl Session {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
                         l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
-                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now() \
+                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
+                        l.mode = 'cache' \
                      FROM tandem.links l WHERE l.name = $1",
                     None,
                     &[name.into()],
@@ -304,6 +331,7 @@ impl Session {
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
                     check_due: row.get::<bool>(9)? == Some(true),
+                    is_cache: row.get::<bool>(10)? == Some(true),
                 };
                 Ok(Some((link, row.get::<bool>(8)? == Some(true))))
             })
@@ -320,8 +348,8 @@ impl Session {
             None => {
                 if let Some(link) = self.link.take() {
                     let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
-                    let detached = Shards::open(&link.url, &others, None, false)
-                        .and_then(|mut shards| shards.detach(&self.name));
+                    let detached = Shards::open(&link.url, &others, None, Attach::Not)
+                        .and_then(|mut shards| shards.tell(|remote| remote.detach(&self.name)));
                     if let Err(Broken(reason)) = detached {
                         pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
                     }
@@ -346,17 +374,11 @@ impl Session {
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
         if link.ways.to_right {
-            for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
+            for range in link.carried()?.0 {
                 self.push_tombstones(talk, &range, owed)?;
             }
         }
-        for refused in &report.refused {
-            let direction = match refused.side {
-                Side::Left => "from_redis",
-                Side::Right => "to_redis",
-            };
-            self.set_aside(&refused.id, direction, refused.revision.clone(), &refused.reason)?;
-        }
+        fault_point::reach(Point::Checked);
         if link.needs_check || link.run.is_none() {
             link.position = end;
         }
@@ -384,14 +406,20 @@ impl Session {
 
     /// A check of everything that is in the books, however it ends.
     fn recorded_check(&self, talk: &mut Shards, link: &Link, kind: &'static str) -> Result<Report, Broken> {
-        let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
         let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
         let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
-        let mut progress = Progress { run, told: None };
-        let checked = check(&mut postgres, talk, &task, ranges, &mut report, &mut progress);
+        let mut progress = Progress { link: &self.name, run, told: None };
+        let checked = (|| {
+            let (mirrored, cached) = link.carried()?;
+            check(&mut postgres, talk, &task, mirrored, &mut report, &mut progress)?;
+            match cached {
+                Some(range) => check_held(&mut postgres, talk, &task, range, &mut report, &mut progress),
+                None => Ok(()),
+            }
+        })();
         if let Err(Broken(reason)) = &checked {
             report.cut_short = Some(reason.clone());
         }
@@ -414,7 +442,13 @@ impl Session {
 
     /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
     /// it is to get back.
-    fn join(&self, talk: &mut Shards, link: &Link, pulled: Vec<Pulled>) -> Result<bool, Broken> {
+    fn join(
+        &self,
+        talk: &mut Shards,
+        link: &Link,
+        pulled: Vec<Pulled>,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
         let mut everything = false;
         let mut back = BTreeSet::new();
         let mut operations = Vec::new();
@@ -422,6 +456,8 @@ impl Session {
         for entry in pulled {
             if entry.id.is_empty() {
                 everything = true;
+                // Redis drops its filter with everything else.
+                *filter = IdFilter::Due;
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
@@ -434,7 +470,7 @@ impl Session {
                         self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
-            } else {
+            } else if link.mirrors(&entry.id) {
                 back.insert(entry.id);
             }
         }
@@ -468,6 +504,7 @@ impl Session {
             .collect();
         transaction(|| {
             let done = store::on_behalf_of(&self.name, || store::run(batch))?;
+            fault_point::reach(Point::JoinUncommitted);
             Ok(done.into_iter().map(|done| done.joined).collect())
         })
     }
@@ -490,13 +527,24 @@ impl Session {
     }
 
     /// Pushes the next part of the log. Returns whether there was any.
-    fn push_log(&self, talk: &mut Shards, link: &mut Link) -> Result<bool, Broken> {
+    fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
-        let (ids, end) = transaction(move || read_log(position, &name))?;
+        let LogPart { ids, steps, end } = transaction(move || read_log(position, &name))?;
         let Some(end) = end else { return Ok(false) };
-        let ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        if link.is_cache && !ids.is_empty() {
+            let held = talk.holds(&self.name, &ids)?;
+            ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
+        }
         let count = ids.len();
+        fault_point::reach(Point::LogRead);
         self.push_ids(talk, &ids)?;
+        if link.is_cache {
+            let steps: Vec<Step> =
+                steps.into_iter().filter(|step| step.id.starts_with(&link.prefix)).collect();
+            filter.change(talk, &self.name, &steps)?;
+        }
+        fault_point::reach(Point::Pushed);
         let name = self.name.clone();
         transaction(move || {
             Spi::run_with_args(
@@ -511,10 +559,13 @@ impl Session {
 
     /// Pushes the current revisions of ids.
     fn push_ids(&self, talk: &mut Shards, ids: &[String]) -> Result<(), Broken> {
-        for page in ids.chunks(500) {
-            let current = transaction(|| store::fetch(page))?;
+        let mut rest = ids.to_vec();
+        while !rest.is_empty() {
+            let next = rest.split_off(rest.len().min(500));
+            let Page { found, later } = transaction(|| store::fetch(&rest))?;
+            rest = later.into_iter().chain(next).collect();
             let revisions: Vec<(&str, Vec<u8>)> =
-                current.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
+                found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
             for ((id, revision), answer) in revisions.iter().zip(talk.push(&revisions)?) {
                 match answer {
                     Ok(_) => {}
@@ -566,9 +617,13 @@ impl Session {
         revision: Vec<u8>,
         reason: &str,
     ) -> Result<(), Broken> {
-        pgrx::warning!("tandem link {}: revision of {id:?} set aside: {reason}", self.name);
-        transaction(|| letters::set_aside(&self.name, id, direction, revision, reason)).map_err(Into::into)
+        set_aside(&self.name, id, direction, revision, reason)
     }
+}
+
+fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
+    pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
+    transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
 }
 
 /// Whether a link with this prefix carries an id; `tandem/` is carried by every link.
@@ -579,8 +634,17 @@ fn is_linked(prefix: &str, id: &str) -> bool {
 /// Prefix of tandem's own documents.
 const RESERVED_PREFIX: &str = "tandem/";
 
+/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
+pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
+    if is_cache {
+        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
+    } else {
+        Ok((ranges(prefix)?, None))
+    }
+}
+
 /// The ranges of ids that a link carries.
-pub fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
+fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
     let own = Range::of_prefix(prefix)?;
     if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
         // One contains the other; the wider one is enough.
@@ -620,27 +684,41 @@ fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
     })
 }
 
-type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
+/// A part of the log.
+struct LogPart {
+    /// Ids changed by others than this link.
+    ids: BTreeSet<String>,
+    /// What every row did to its id.
+    steps: Vec<Step>,
+    /// The position after it.
+    end: Option<(i64, i64)>,
+}
 
-/// Ids changed after a position by others than this link, and the position after them.
+/// The log after a position, up to a number of rows.
 fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
     planning::by_index(|| {
         Spi::connect(|client| {
             let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
+            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NOT NULL, c.new_digest IS NOT NULL \
+             FROM tandem.changes c \
              WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
              ORDER BY c.xid, c.seq LIMIT $3",
             None,
             &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
         )?;
-            let (mut ids, mut end) = (BTreeSet::new(), None);
+            let mut part = LogPart { ids: BTreeSet::new(), steps: Vec::new(), end: None };
             for row in rows {
-                end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
+                let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));
+                part.end = row.get::<i64>(3)?.map(|seq| (xid, seq));
+                let [before, after] = [row.get::<bool>(5)? == Some(true), row.get::<bool>(6)? == Some(true)];
                 if row.get::<bool>(4)? != Some(true) {
-                    ids.insert(row.get::<String>(1)?.unwrap_or_default());
+                    part.ids.insert(id.clone());
+                }
+                if before != after {
+                    part.steps.push(Step { id, before, after, xid });
                 }
             }
-            Ok((ids, end))
+            Ok(part)
         })
     })
 }

@@ -5,7 +5,9 @@ use super::connection::{Broken, Connection};
 use super::peer::{Answer, Named, Peer, is_old_tombstone, key_check};
 use super::remote::{Remote, answer};
 use super::topology::topology;
+use crate::fault_point::{self, Point};
 use crate::settings;
+use crate::store::Page;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tandem_shared::cluster::{Redirect, Topology, slot_of};
 use tandem_shared::codec::encode;
@@ -19,6 +21,21 @@ use tandem_shared::{Fingerprint, Revision};
 const PUSH_BYTES_MAX: usize = 1 << 20;
 /// Rounds in which a cluster may send a command on.
 const REDIRECTS_MAX: usize = 16;
+
+/// Whether a link is attached to each server, and as what.
+pub enum Attach {
+    /// It is not: nothing is to be changed there.
+    Not,
+    /// As what it is.
+    AsItIs,
+    /// As a source for readers.
+    Source {
+        /// The mode.
+        mode: &'static str,
+        /// The prefix of what Redis may ask for.
+        prefix: String,
+    },
+}
 
 /// A server, or a master of a cluster.
 pub struct Shard {
@@ -35,7 +52,7 @@ pub struct Shard {
 pub struct Shards {
     url: String,
     link: Option<String>,
-    dry_run: bool,
+    attach: Attach,
     shards: Vec<Shard>,
     /// Who has which slot; none for a server that is in no cluster.
     topology: Option<Topology>,
@@ -49,8 +66,8 @@ pub struct Shards {
 
 impl Shards {
     /// Connects to the server of a URL and to all masters of its cluster. Where it does not answer, one of `others` does
-    /// as well. With `link` they are the other side of it; it is attached to each, unless nothing is to be changed there.
-    pub fn open(url: &str, others: &[String], link: Option<&str>, dry_run: bool) -> Result<Shards, Broken> {
+    /// as well. With `link` they are the other side of that link.
+    pub fn open(url: &str, others: &[String], link: Option<&str>, attach: Attach) -> Result<Shards, Broken> {
         let first = Connection::open(url);
         let mut first = match others {
             [] => first?,
@@ -63,7 +80,7 @@ impl Shards {
         let mut shards = Shards {
             url: url.to_owned(),
             link: link.map(str::to_owned),
-            dry_run,
+            attach,
             shards: Vec::new(),
             topology: None,
             moved: HashSet::new(),
@@ -83,8 +100,14 @@ impl Shards {
     }
 
     fn add(&mut self, address: String, mut connection: Connection) -> Result<(), Broken> {
+        let source = match &self.attach {
+            Attach::Source { mode, prefix } => Some((*mode, prefix.as_str())),
+            _ => None,
+        };
         let (run, is_fresh) = match &self.link {
-            Some(link) if !self.dry_run => Remote(&mut connection).attach(link, &key_check())?,
+            Some(link) if !matches!(self.attach, Attach::Not) => {
+                Remote(&mut connection).attach(link, &key_check(), source)?
+            }
             _ => (String::new(), false),
         };
         self.shards.push(Shard { address, run, is_fresh, connection });
@@ -208,9 +231,27 @@ impl Shards {
         Ok(sums?.into_iter().flatten().collect())
     }
 
-    /// Detaches a link from each.
-    pub fn detach(&mut self, link: &str) -> Result<(), Broken> {
-        self.remotes().iter_mut().try_for_each(|remote| remote.detach(link))
+    /// Asks each of them for something that only has to be done.
+    pub fn tell(&mut self, each: impl FnMut(&mut Remote<'_>) -> Result<(), Broken>) -> Result<(), Broken> {
+        self.remotes().iter_mut().try_for_each(each)
+    }
+
+    /// Whether any of them has, or is about to have, each of the ids.
+    pub fn holds(&mut self, link: &str, ids: &[String]) -> Result<Vec<bool>, Broken> {
+        let mut held = vec![false; ids.len()];
+        for mut remote in self.remotes() {
+            held.iter_mut().zip(remote.holds(link, ids)?).for_each(|(held, here)| *held |= here);
+        }
+        Ok(held)
+    }
+
+    /// Changes the filter of ids that each of them has. False if it is to be loaded anew.
+    pub fn filter_change(&mut self, link: &str, added: &[u64], removed: &[u64]) -> Result<bool, Broken> {
+        let mut fits = true;
+        for mut remote in self.remotes() {
+            fits &= remote.filter_change(link, added, removed)?;
+        }
+        Ok(fits)
     }
 
     /// Pushes revisions in parts of bounded size. Errors: also when a revision is refused for a reason that passes and is
@@ -232,6 +273,7 @@ impl Shards {
                 }
             }
             rest = later;
+            fault_point::reach(Point::PushPart);
         }
         Ok(answers)
     }
@@ -335,11 +377,14 @@ impl Peer for Shards {
         Ok(true)
     }
 
-    fn fetch(&mut self, ids: &[String]) -> Result<HashMap<String, Revision>, Broken> {
+    fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
         // Of all of them: an id may be on its way from one to another, and the tombstones of a slot stay where they were.
         let (key, mut found) = (settings::digest_key(), HashMap::<String, Revision>::new());
+        let mut asked = ids;
         for mut remote in self.remotes() {
-            for (id, revision) in remote.fetch(ids)? {
+            let (here, answered) = remote.fetch(asked)?;
+            asked = asked.get(..answered).unwrap_or(asked);
+            for (id, revision) in here {
                 let greater = match found.remove(&id) {
                     Some(other) => join(&key, &id, other, revision),
                     None => revision,
@@ -347,7 +392,9 @@ impl Peer for Shards {
                 found.insert(id, greater);
             }
         }
-        let old: Vec<&str> = ids
+        let later: HashSet<String> = ids.iter().skip(asked.len()).cloned().collect();
+        found.retain(|id, _| !later.contains(id));
+        let old: Vec<&str> = asked
             .iter()
             .map(String::as_str)
             .filter(|id| found.get(*id).is_some_and(is_old_tombstone))
@@ -356,7 +403,7 @@ impl Peer for Shards {
         for id in old.into_iter().filter(|id| !waiting.contains(*id)) {
             found.remove(id);
         }
-        Ok(found)
+        Ok(Page { found, later })
     }
 
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken> {

@@ -2,23 +2,26 @@
 
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
+use crate::commands::fill;
 use crate::datatype::key_check;
 use crate::engine;
 use crate::item::Item;
 use crate::keys;
-use crate::pending::EVERYTHING;
+use crate::pending::{EVERYTHING, Waiting};
+use crate::reading::{Mode, Reading};
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
-use redis_module::{Context, ContextFlags, RedisString, RedisValue};
+use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, RedisValue};
+use std::time::Instant;
 use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::decide::{Applied, Retention};
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
-use tandem_shared::limits::{PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
-const USAGE: &str =
-    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST|HASKEY …";
+const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
+     PENDING|WAITS|LIST|HASKEY …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -30,6 +33,11 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let verb = args.text("subcommand")?.to_ascii_uppercase();
     match verb.as_str() {
         "ATTACH" => attach(context, &mut args),
+        "READY" => fill::ready(context, &mut args),
+        "WANTED" => fill::wanted(context, &mut args),
+        "FILL" => fill::fill(context, &mut args),
+        "HOLDS" => fill::holds(context, &mut args),
+        "FILTER" => fill::filter(context, &mut args),
         "DETACH" => detach(context, &mut args),
         "PULL" => pull(context, &mut args),
         "ACK" => acknowledge(context, &mut args),
@@ -46,7 +54,8 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     }
 }
 
-fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
+/// The name of a link.
+pub fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
     let name = args.text("link")?;
     if name.is_empty() || name.len() > STATE_BYTES_MAX {
         return Err(Error::invalid(
@@ -62,6 +71,11 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let check = args.text("key check")?;
     let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
+    // A link that does not write here is no source for readers: its mode is none.
+    let source = if args.left() > 0 { Some((args.text("mode")?, args.text("prefix")?)) } else { None };
+    if let Some((mode, _)) = source {
+        Mode::parse(mode)?;
+    }
     args.end()?;
     if check != key_check()? {
         return Err(Error::NoLink {
@@ -71,14 +85,22 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
                 .to_owned(),
         });
     }
-    let (fresh, seq) = engine::with_database(selected(context), |database| {
+    let (fresh, changed, seq) = engine::with_database(selected(context), |database| {
         if let Some(retention) = retention {
             database.peers.insert(name.into(), retention);
         }
-        (database.attach(name), database.pending.last_seq())
-    })?;
-    if fresh {
-        context.replicate("TANDEM.EFFECT", &["ATTACH", name]);
+        let fresh = database.attach(name);
+        let changed = source.map(|(mode, prefix)| database.read_from(name, mode, prefix)).transpose();
+        // The reader follows its session.
+        if let Some(reading) = database.readings.get_mut(name) {
+            reading.heard(Instant::now());
+        }
+        changed.map(|changed| (fresh, changed == Some(true), database.pending.last_seq()))
+    })??;
+    if fresh || changed {
+        let mut effect = vec!["ATTACH", name];
+        effect.extend(source.iter().flat_map(|(mode, prefix)| [*mode, *prefix]));
+        context.replicate("TANDEM.EFFECT", effect.as_slice());
     }
     let run = engine::with(|engine| engine.run.clone())?;
     let reply = Reply::new(context);
@@ -97,13 +119,11 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     args.end()?;
-    let known = engine::with_database(selected(context), |database| {
-        database.peers.remove(name);
-        database.pending.detach(name)
-    })?;
+    let known = engine::with_database(selected(context), |database| database.detach(name))?;
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
+        blocked::wake_readers(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -161,7 +181,13 @@ struct Wanted {
 /// Answers a pull from the selected database.
 pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
     let wanted: Vec<Wanted> = engine::with_database(selected(context), |database| {
-        let after = database.pending.after(pull.after).take(pull.items_max);
+        let mut aside_bytes = 0;
+        let fits = |(_, waiting): &(u64, &Waiting)| {
+            let had = aside_bytes;
+            aside_bytes += waiting.aside.iter().map(|revision| revision.len()).sum::<usize>();
+            had <= pull.bytes_max
+        };
+        let after = database.pending.after(pull.after).take(pull.items_max).take_while(fits);
         after
             .map(|(seq, waiting)| Wanted { seq, id: waiting.id.to_string(), aside: waiting.aside.clone() })
             .collect()
@@ -214,6 +240,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
     blocked::wake(database);
+    blocked::wake_readers(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 
@@ -233,13 +260,12 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     }
     check_attached(selected(context), name)?;
     // Asked once: the pushes of one command are bounded by its sender, and evictions wait until it is over.
-    let is_full = context.get_flags().contains(ContextFlags::OOM);
+    let is_full = is_full(context);
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
         let applied = (|| {
             let id = utf8("id", id)?;
-            tandem_shared::id::check_id(id)?;
             take(context, id, encoded, is_full, Writer::Link(name))
         })();
         match applied {
@@ -251,7 +277,14 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 }
 
 /// Joins an encoded revision that somebody else brings.
-fn take(context: &Context, id: &str, encoded: &[u8], is_full: bool, writer: Writer<'_>) -> Result<Applied> {
+pub fn take(
+    context: &Context,
+    id: &str,
+    encoded: &[u8],
+    is_full: bool,
+    writer: Writer<'_>,
+) -> Result<Applied> {
+    tandem_shared::id::check_id(id)?;
     let revision = decode(encoded, Source::Foreign)?;
     if is_full && !revision.head().is_tombstone() {
         check_room(selected(context), id)?;
@@ -259,7 +292,8 @@ fn take(context: &Context, id: &str, encoded: &[u8], is_full: bool, writer: Writ
     store::apply(context, id, revision, writer)
 }
 
-fn check_attached(database: i32, name: &str) -> Result<()> {
+/// Refuses what a link says that is not attached.
+pub fn check_attached(database: i32, name: &str) -> Result<()> {
     if engine::with_database(database, |database| database.pending.has_link(name))? {
         return Ok(());
     }
@@ -287,7 +321,7 @@ pub fn join(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     if let Writer::Link(name) = writer {
         check_attached(selected(context), name)?;
     }
-    let is_full = context.get_flags().contains(ContextFlags::OOM);
+    let is_full = is_full(context);
     let applied = take(context, id, encoded, is_full, writer)?;
     Ok(RedisValue::SimpleStringStatic(applied.outcome.as_str()))
 }
@@ -303,13 +337,30 @@ fn has_key(args: &mut Args<'_>) -> Result<RedisValue> {
 /// has not brought it back, so to refuse it would keep the memory full for ever.
 fn check_room(database: i32, id: &str) -> Result<()> {
     let waits = engine::with_database(database, |database| database.pending.get(id).is_some())?;
-    if waits {
-        return Ok(());
+    if waits { Ok(()) } else { Err(no_room()) }
+}
+
+/// Whether Redis would refuse a write for want of memory. More than `maxmemory` in use is not enough: where keys may be
+/// evicted, they are before the next command.
+pub fn is_full(context: &Context) -> bool {
+    if !context.get_flags().contains(ContextFlags::OOM) {
+        return false;
     }
+    // Redis tells only who asks to write. This call is refused either way, for having no arguments if not for that.
+    let options = CallOptionsBuilder::new().verify_oom().errors_as_replies().build();
+    let none: &[&[u8]] = &[];
+    match context.call_ext::<_, CallResult<'_>>("TANDEM.BATCH", &options, none) {
+        Ok(_) => false,
+        Err(refused) => refused.to_utf8_string().is_some_and(|text| text.starts_with("OOM")),
+    }
+}
+
+/// Memory is full.
+pub fn no_room() -> Error {
     // SAFETY: the table of functions is filled when the module is loaded.
     let ratio = unsafe { redis_module::raw::RedisModule_GetUsedMemoryRatio.map_or(1.0, |ratio| ratio()) };
     let what = "memory in use (per cent of maxmemory)";
-    Err(Error::Backpressure { what, actual: (ratio * 100.0).ceil() as usize, limit: 100 })
+    Error::Backpressure { what, actual: (ratio * 100.0).ceil() as usize, limit: 100 }
 }
 
 /// Pairs of bounds; an empty end means no end.
@@ -384,13 +435,14 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 }
 
 fn fetch(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let reply = Reply::new(context);
-    let count = args.left();
-    let mut found = Vec::with_capacity(count);
-    while args.left() > 0 {
-        found.push(current_revision(context, args.text("id")?)?);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while args.left() > 0 && bytes < PAGE_BYTES_MAX {
+        let revision = current_revision(context, args.text("id")?)?;
+        bytes += revision.as_ref().map_or(0, Vec::len);
+        found.push(revision);
     }
-    reply.array(count);
+    let reply = Reply::new(context);
+    reply.array(found.len());
     for revision in found {
         reply.bulk_or_null(revision);
     }
@@ -436,19 +488,34 @@ fn list(context: &Context, args: &Args<'_>) -> Result<RedisValue> {
     args.end()?;
     let links = engine::with_database(selected(context), |database| {
         let pending = &database.pending;
-        let of_link = |(name, acked): (&str, u64)| (name.to_owned(), acked, pending.after(acked).count());
+        let of_link = |(name, acked): (&str, u64)| {
+            let reading = database.readings.get(name);
+            let mode = reading.map(|reading| (reading.mode.as_str(), reading.prefix.clone()));
+            let fetching = reading.map_or(0, Reading::wanted);
+            let filter = reading.map_or("none", |reading| reading.filter().0);
+            (name.to_owned(), acked, pending.after(acked).count(), mode, fetching, filter)
+        };
         pending.links().map(of_link).collect::<Vec<_>>()
     })?;
     let reply = Reply::new(context);
     reply.array(links.len());
-    for (name, acked, waiting) in links {
-        reply.map(3);
+    for (name, acked, waiting, mode, fetching, filter) in links {
+        let (mode, prefix) = mode.unzip();
+        reply.map(7);
         reply.bulk("name");
         reply.bulk(name);
         reply.bulk("acked");
         reply.integer(acked);
         reply.bulk("pending");
         reply.integer(waiting as u64);
+        reply.bulk("mode");
+        reply.bulk_or_null(mode);
+        reply.bulk("prefix");
+        reply.bulk_or_null(prefix.as_deref().map(str::as_bytes));
+        reply.bulk("fetching");
+        reply.integer(fetching as u64);
+        reply.bulk("filter");
+        reply.bulk(filter);
     }
     Ok(RedisValue::NoReply)
 }

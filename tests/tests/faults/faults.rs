@@ -20,7 +20,7 @@ pub enum Kind {
     RedisKilled,
     /// SIGKILL of the link's worker, after which Postgres restarts all its processes.
     WorkerKilled,
-    /// SIGKILL of the postmaster, alone or with its children.
+    /// SIGKILL of the postmaster, alone or with its children, or an immediate shutdown.
     PostgresKilled,
     /// SIGSTOP of Redis, and SIGCONT.
     RedisStopped,
@@ -60,6 +60,8 @@ pub struct Scene {
     link: String,
     kind: Kind,
     dice: Dice,
+    /// Items put into a full Redis beside the clients' own.
+    filled: i64,
 }
 
 impl Scene {
@@ -83,7 +85,7 @@ impl Scene {
             let query = "SELECT state = 'streaming' FROM tandem.links()";
             wait::until("the link works", DEADLINE, || sql::value(&mut client, query));
         }
-        Scene { postgres, redis, replica, proxy, link, kind, dice }
+        Scene { postgres, redis, replica, proxy, link, kind, dice, filled: 0 }
     }
 
     /// Lets it happen while the clients work; returns when all is well again but for catching up, or as soon as
@@ -114,7 +116,8 @@ impl Scene {
                 DEADLINE,
                 || {
                     missing.replace(not_yet_in_postgres(&mut client, entries));
-                    missing.borrow().is_empty()
+                    let filled: i64 = sql::value(&mut client, "SELECT tandem.count('fill.')");
+                    missing.borrow().is_empty() && filled >= self.filled
                 },
                 || {
                     format!(
@@ -182,10 +185,10 @@ impl Run<'_> {
             }
             Kind::WorkerKilled => self.kill_worker(),
             Kind::PostgresKilled => {
-                if self.scene.dice.below(2) == 0 {
-                    self.scene.postgres.kill_postmaster();
-                } else {
-                    self.scene.postgres.kill_hard();
+                match self.scene.dice.below(3) {
+                    0 => self.scene.postgres.kill_postmaster(),
+                    1 => self.scene.postgres.kill_hard(),
+                    _ => self.scene.postgres.stop_at_once(),
                 }
                 self.some_steps_of(Side::Redis);
                 self.scene.postgres.restart();
@@ -261,11 +264,15 @@ impl Run<'_> {
         ask(&mut redis, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
         let limit = used + 50_000 + i64::try_from(self.scene.dice.below(150_000)).expect("small");
         ask(&mut redis, &["CONFIG", "SET", "maxmemory", &limit.to_string()]);
-        let stage = self.stage;
-        let done = self.stage.steps_each_side;
-        wait::until("copies are evicted, or the clients are done", DEADLINE, || {
-            field_of_info(&mut redis, "stats", "evicted_keys") > 0 || stage.steps(Side::Redis) >= done
-        });
+        // The clients may be done by now.
+        let content = "x".repeat(self.stage.filler);
+        while field_of_info(&mut redis, "stats", "evicted_keys") == 0 {
+            let id = format!("fill.{}", self.scene.filled);
+            if send(&mut redis, &["TANDEM.PUT", &id, &content]).is_err() {
+                break;
+            }
+            self.scene.filled += 1;
+        }
         self.some_steps_of(Side::Redis);
         assert!(
             ask_number(&mut redis, &["TANDEM.LINK", "PENDING"]) > 0,

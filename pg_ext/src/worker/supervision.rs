@@ -1,0 +1,110 @@
+//! What the processes of a link have in common: one of each kind at a time, patience with a Redis that is away, and
+//! waiting for what it sends.
+
+use super::connection::Broken;
+use super::transaction::transaction;
+use super::{interrupts, wait};
+use backon::BackoffBuilder;
+use pgrx::prelude::*;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+/// How often a process looks whether its link was paused or removed.
+pub const LOOK: Duration = Duration::from_millis(250);
+/// Longest pause between attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Whether this process is the only one of its kind; it stays so until it ends.
+pub fn is_alone(kind: &str, link: &str) -> bool {
+    let locked = transaction(|| {
+        Ok(Spi::get_one_with_args::<bool>(
+            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
+            &[format!("{kind} {link}").into()],
+        )?)
+    });
+    matches!(locked, Ok(Some(true)))
+}
+
+/// A process that works for a link.
+pub trait Supervised {
+    /// Whether it is to go on.
+    fn is_wanted(&mut self) -> bool;
+
+    /// One connection's life. `Ok` means that the link was paused or removed.
+    fn work(&mut self) -> Result<(), Broken>;
+
+    /// Notes why a connection's life has ended.
+    fn note(&mut self, reason: &str);
+}
+
+/// Connects, works until something fails, and begins again after a pause that grows up to a bound.
+pub fn supervise(process: &mut impl Supervised) {
+    let pauses = || {
+        backon::ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(PAUSE_MAX)
+            .with_jitter()
+            .without_max_times()
+            .build()
+    };
+    let mut next_pauses = pauses();
+    loop {
+        interrupts();
+        let started = Instant::now();
+        match process.work() {
+            Ok(()) => return,
+            Err(Broken(reason)) => {
+                if started.elapsed() > Duration::from_secs(30) {
+                    next_pauses = pauses();
+                }
+                process.note(&reason);
+            }
+        }
+        let end = Instant::now() + next_pauses.next().unwrap_or(PAUSE_MAX);
+        while Instant::now() < end {
+            wait(LOOK.min(end.saturating_duration_since(Instant::now())));
+            if !process.is_wanted() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until one of the sockets has something to read, at most so long; the places of those that have.
+pub fn readable(sockets: &[RawFd], time: Duration) -> Vec<usize> {
+    let count = sockets.len() + 2;
+    // SAFETY: MyLatch is this process' own latch, the sockets are open, and the set is freed before they are closed.
+    unsafe {
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), count as i32);
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, count as i32);
+        let none = std::ptr::null_mut();
+        pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch, none);
+        pg_sys::AddWaitEventToSet(
+            set,
+            pg_sys::WL_EXIT_ON_PM_DEATH,
+            pg_sys::PGINVALID_SOCKET,
+            std::ptr::null_mut(),
+            none,
+        );
+        for (place, socket) in sockets.iter().enumerate() {
+            let data = std::ptr::without_provenance_mut(place);
+            pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, *socket, std::ptr::null_mut(), data);
+        }
+        let mut events = vec![pg_sys::WaitEvent::default(); count];
+        let met = pg_sys::WaitEventSetWait(
+            set,
+            time.as_millis() as std::ffi::c_long,
+            events.as_mut_ptr(),
+            count as i32,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::FreeWaitEventSet(set);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        let met = events.iter().take(usize::try_from(met).unwrap_or(0));
+        met.filter(|event| event.events & pg_sys::WL_SOCKET_READABLE != 0)
+            .map(|event| event.user_data.addr())
+            .collect()
+    }
+}
