@@ -9,6 +9,7 @@ use crate::commands::fill::answer_wanted;
 use crate::commands::link::{Pull, answer_pull};
 use crate::engine::{self, Database};
 use crate::guard::{self, caught};
+use crate::keys;
 use crate::pending::Pending;
 use crate::read_through::{self, Waiting};
 use crate::reply::Reply;
@@ -109,9 +110,14 @@ fn run_again(client: *mut raw::RedisModuleBlockedClient, database: i32, waiting:
     // SAFETY: the context was just made. It begins on database 0.
     unsafe { raw::RedisModule_SelectDb.map(|select| select(raw_context, database)) };
     let context = Context::new(raw_context);
-    let string = |arg: &Vec<u8>| RedisString::create_from_slice(raw_context, arg);
-    let args = waiting.args.iter().map(string).collect();
-    read_through::resumed(|| guard::run_and_reply(&context, args, waiting.handler));
+    if waiting.ids.iter().all(|id| keys::is_served(&context, id)) {
+        let string = |arg: &Vec<u8>| RedisString::create_from_slice(raw_context, arg);
+        let args = waiting.args.iter().map(string).collect();
+        read_through::resumed(|| guard::run_and_reply(&context, args, waiting.handler));
+    } else {
+        // Clients of a cluster know this answer, and ask again.
+        context.reply_error_string("TRYAGAIN the slot has moved to another node while the command waited");
+    }
     // SAFETY: made above, and nobody has kept it.
     unsafe { raw::RedisModule_FreeThreadSafeContext.map(|free| free(raw_context)) };
 }

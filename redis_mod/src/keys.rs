@@ -3,7 +3,7 @@
 use crate::datatype::ITEM_TYPE;
 use crate::item::Item;
 use redis_module::key::KeyFlags;
-use redis_module::{Context, RedisString, raw};
+use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, raw};
 use std::ptr::NonNull;
 use tandem_shared::error::shown;
 use tandem_shared::{Error, Result};
@@ -11,6 +11,22 @@ use tandem_shared::{Error, Result};
 /// A key open for writing. Redis announces the change (WATCH, client tracking) when it is closed.
 pub struct WritableKey {
     key: *mut raw::RedisModuleKey,
+}
+
+/// Whether this node of a cluster serves an id at this moment; every id outside of one. Redis looks at the keys of a
+/// command before it runs; this is for ids that it does not see.
+pub fn is_served(context: &Context, id: &str) -> bool {
+    if !context.get_flags().contains(ContextFlags::CLUSTER) {
+        return true;
+    }
+    let options = CallOptionsBuilder::new().errors_as_replies().build();
+    // Redis lets a module not so much as look at a key that another node serves.
+    context.call_ext::<_, CallResult<'_>>("EXISTS", &options, &[id]).is_ok()
+}
+
+/// The refusal of an id that another node serves.
+pub fn not_served(id: &str, remedy: &str) -> Error {
+    Error::invalid(format!("id {}", shown(id)), "is served by another node of the cluster", remedy)
 }
 
 /// What stands at a key.

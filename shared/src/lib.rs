@@ -13,6 +13,7 @@
 
 pub mod batch;
 pub mod blocks;
+pub mod cluster;
 pub mod codec;
 pub mod content;
 pub mod decide;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use tandem_shared::id::Range;
 use tandem_shared::index::{Index, Part};
-use tandem_shared::reconcile::{Entry, Model, Options, Replica, Search, SearchError};
+use tandem_shared::reconcile::{Entry, Model, Options, Replica, Search, SearchError, Union};
 use tandem_shared::{Digest, Fingerprint, PayloadHash};
 
 fn digest(number: u64) -> Digest {
@@ -48,6 +48,28 @@ fn items() -> impl Strategy<Value = BTreeMap<String, u64>> {
 }
 
 proptest! {
+    #[test]
+    fn shards_together_are_one_replica(
+        left in items(),
+        right in items(),
+        shards in 1_usize..60,
+        parts in 2_usize..9,
+        list_max in 1_usize..9,
+    ) {
+        let (whole, mut right) = (model(&left), model(&right));
+        let mut held = vec![Model::default(); shards];
+        for (place, (id, item)) in whole.items.iter().enumerate() {
+            held[place * 7 % shards].items.insert(id.clone(), *item);
+        }
+        let options = Options { parts, list_max, batch_ranges: 3 };
+        let expected = differing(&whole, &right);
+        prop_assert_eq!(&found(&mut Union(&mut held), &mut right, options).0, &expected);
+        prop_assert_eq!(&found(&mut right, &mut Union(&mut held), options).0, &expected);
+        let all = [Range::all()];
+        let Ok(sums) = Union(&mut held).fingerprints(&all);
+        prop_assert_eq!(sums, vec![whole.fingerprint(&all[0])]);
+    }
+
     #[test]
     fn the_symmetric_difference_is_found(
         left in items(),

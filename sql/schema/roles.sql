@@ -26,7 +26,7 @@ GRANT SELECT (name, prefix, mode, direction, needs_check, pushed_xid, pushed_seq
     TO tandem_reader, tandem_writer;
 -- Who checks dials wherever a URL says: that is for who makes links.
 REVOKE EXECUTE ON FUNCTION tandem.reconcile(text, text, boolean, bigint),
-    tandem.reconcile_peers(text, text, text, boolean, bigint) FROM PUBLIC;
+    tandem.reconcile_peers(text, text, text, boolean, bigint), tandem.link_nodes(text) FROM PUBLIC;
 -- Tables are made and dropped by the extension's owner.
 REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tandem.make_route(text, text, bigint),
     tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.rotate_log(),

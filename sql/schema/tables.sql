@@ -106,6 +106,7 @@ CREATE TABLE tandem.links (
     system_identifier bigint NOT NULL,
     needs_check boolean NOT NULL DEFAULT true,
     state text NOT NULL DEFAULT 'starting',
+    -- The start of Redis that all is known of; in a cluster address, start and slots of each master.
     run text,
     pulled bigint NOT NULL DEFAULT 0,
     pushed bigint NOT NULL DEFAULT 0,

@@ -1,5 +1,5 @@
 //! What the suites, the demo and the benchmarks stand on: private servers that never outlive the process
-//! ([`postgres::Postgres`], [`redis::Redis`]), the two of them linked ([`pair::Pair`]), and requests that are
+//! ([`postgres::Postgres`], [`redis::Redis`]), the two of them linked ([`pair::Pair`]), a Redis Cluster ([`cluster::Cluster`]), and requests that are
 //! put to both engines in their own language and answered in one ([`request`], [`answer`]), and to a [`model`].
 //!
 //! Nothing here touches a server or an installation of the machine: ports, data and the extension's files are
@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod census;
+pub mod cluster;
 pub mod data;
 pub mod guard;
 pub mod install;

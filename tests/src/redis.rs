@@ -113,6 +113,11 @@ impl Redis {
         }
     }
 
+    /// Whether it was started and neither stopped nor killed.
+    pub fn is_running(&self) -> bool {
+        self.guard.is_some()
+    }
+
     /// Sends the server a signal.
     pub fn signal(&self, signal: Signal) {
         if let Some(guard) = &self.guard {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use tandem_tests::ports;
 use tandem_tests::postgres::{Options as PgOptions, Postgres};
-use tandem_tests::redis::{Options, Redis, ask, ask_number};
+use tandem_tests::redis::{Options, Redis, ask, ask_number, ask_text};
 use tandem_tests::scratch::Scratch;
 use tandem_tests::sql::{refused, run, value};
 use tandem_tests::wait::{self, DEADLINE};
@@ -59,13 +59,16 @@ fn shown(path: &Path) -> String {
 /// A Redis with a TLS port beside the plain one of the tests.
 fn redis(files: &Files, auth_clients: &str) -> (Redis, u16) {
     let port = ports::free();
-    let options = Options::in_memory()
+    (Redis::start(options(files, port, auth_clients)), port)
+}
+
+fn options(files: &Files, port: u16, auth_clients: &str) -> Options {
+    Options::in_memory()
         .with("tls-port", &port.to_string())
         .with("tls-cert-file", &shown(&files.server.0))
         .with("tls-key-file", &shown(&files.server.1))
         .with("tls-ca-cert-file", &shown(&files.ca))
-        .with("tls-auth-clients", auth_clients);
-    (Redis::start(options), port)
+        .with("tls-auth-clients", auth_clients)
 }
 
 fn server(settings: &[(&str, &Path)]) -> Postgres {
@@ -106,6 +109,26 @@ fn a_link_shows_its_certificate_where_redis_asks() {
     let (cert, key) = (&files.worker.0, &files.worker.1);
     let postgres = server(&[("tls_ca_file", &files.ca), ("tls_cert_file", cert), ("tls_key_file", key)]);
     holds(&postgres, &redis, &format!("rediss://localhost:{port}"));
+}
+
+#[test]
+fn a_link_speaks_tls_to_the_nodes_of_a_cluster() {
+    let files = make_files();
+    let port = ports::free();
+    let options = options(&files, port, "no")
+        .with("cluster-enabled", "yes")
+        .with("tls-cluster", "yes")
+        .with("cluster-port", &ports::free().to_string());
+    let redis = Redis::start(options);
+    ask(&mut redis.connect(), &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let postgres = server(&[("tls_ca_file", &files.ca)]);
+    wait::until("the cluster serves", DEADLINE, || {
+        ask_text(&mut redis.connect(), &["CLUSTER", "INFO"])
+            .is_some_and(|info| info.contains("cluster_state:ok"))
+    });
+    holds(&postgres, &redis, &format!("rediss://127.0.0.1:{port}"));
+    let nodes = "SELECT node || ' ' || slots FROM tandem.link_nodes() WHERE node IS NOT NULL";
+    assert_eq!(value::<String>(&mut postgres.connect(), nodes), format!("127.0.0.1:{port} 0-16383"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod dirty;
 mod items;
 pub mod links;
 pub mod merkle;
+mod nodes;
 mod peers;
 mod reconcile;
 mod wait;

@@ -7,9 +7,9 @@ use crate::settings;
 use crate::snapshot;
 use crate::store;
 use crate::worker::{
-    Books, Broken, Connection, Database, Failed, Here, Local, Peer, Redis, Refused, Remote, Report, Run,
-    Task, Ways, begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner,
-    redis_name, savepoint,
+    Attach, Books, Broken, Database, Failed, Here, Local, Peer, Refused, Report, Run, Shards, Task, Ways,
+    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner, redis_name,
+    savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
@@ -61,6 +61,7 @@ enum Side {
 struct Linked {
     name: String,
     url: String,
+    run: String,
     prefix: String,
     is_cache: bool,
     ways: Ways,
@@ -69,7 +70,7 @@ struct Linked {
 fn linked(name: &str) -> Outcome<Linked> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT url, prefix, direction, mode = 'cache' FROM tandem.links WHERE name = $1",
+            "SELECT url, prefix, direction, mode = 'cache', run FROM tandem.links WHERE name = $1",
             None,
             &[name.into()],
         )?;
@@ -80,6 +81,7 @@ fn linked(name: &str) -> Outcome<Linked> {
             prefix: row.get(2)?.unwrap_or_default(),
             ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
             is_cache: row.get::<bool>(4)? == Some(true),
+            run: row.get(5)?.unwrap_or_default(),
         })
     })
 }
@@ -122,14 +124,12 @@ impl Side {
     ) -> Result<Box<dyn Peer + 'a>, Broken> {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
-            Side::Link(Linked { url, .. }) | Side::Redis(url) => {
-                let mut connection = Connection::open(url)?;
-                if let Some(link) = link.filter(|_| !dry_run) {
-                    let owner = owner().map_err(|failure| Broken(failure.to_string()))?;
-                    Remote(&mut connection).attach(link, &key_check(), &owner, None)?;
-                }
-                Box::new(Redis { connection, link })
+            Side::Link(Linked { url, run, .. }) => {
+                let owner = || owner().map_err(|failure| Broken(failure.to_string()));
+                let attach = if dry_run { Attach::Not } else { Attach::AsItIs(owner()?) };
+                Box::new(Shards::open(url, &Shards::addresses(run), link, attach)?)
             }
+            Side::Redis(url) => Box::new(Shards::open(url, &[], None, Attach::Not)?),
             Side::Postgres(config) => Box::new(Database::open(config)?),
         })
     }

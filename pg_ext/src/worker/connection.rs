@@ -33,6 +33,7 @@ impl Read for Socket {
 pub struct Connection {
     reader: BufReader<Socket>,
     parser: Parser,
+    host: String,
     /// Bytes sent and received, for reports.
     pub bytes: u64,
 }
@@ -95,8 +96,25 @@ fn parse(url: &str) -> Option<(ConnectionInfo, bool)> {
 impl Connection {
     /// Connects, authenticates and selects the database of the URL.
     pub fn open(url: &str) -> Result<Connection, Broken> {
+        Connection::open_at(url, None)
+    }
+
+    /// The same at another address (host:port), as another node of the cluster that the URL names one of.
+    pub fn open_at(url: &str, address: Option<&str>) -> Result<Connection, Broken> {
         let (info, is_tls) = parse(url).ok_or_else(|| Broken("the link's url is not valid".into()))?;
-        let socket = match info.addr() {
+        let elsewhere = match address {
+            Some(address) => {
+                let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+                let port = port.parse().map_err(|error| broken("the port of a node", error))?;
+                Some(ConnectionAddr::Tcp(host.to_owned(), port))
+            }
+            None => None,
+        };
+        let host = match elsewhere.as_ref().unwrap_or(info.addr()) {
+            ConnectionAddr::Tcp(host, _) => host.clone(),
+            _ => "localhost".to_owned(),
+        };
+        let socket = match elsewhere.as_ref().unwrap_or(info.addr()) {
             ConnectionAddr::Tcp(host, port) if is_tls => {
                 Socket::Tls(Box::new(tls::wrap(host, connect_tcp(host, *port)?)?))
             }
@@ -109,7 +127,8 @@ impl Connection {
             }
             _ => return Err(Broken("the url is of a kind that is not supported".into())),
         };
-        let mut connection = Connection { reader: BufReader::new(socket), parser: Parser::new(), bytes: 0 };
+        let mut connection =
+            Connection { reader: BufReader::new(socket), parser: Parser::new(), host, bytes: 0 };
         let settings = info.redis_settings();
         if let Some(password) = settings.password() {
             let mut auth = redis::cmd("AUTH");
@@ -126,6 +145,16 @@ impl Connection {
             connection.ask(&redis::cmd("PING"))?;
         }
         Ok(connection)
+    }
+
+    /// The host that was connected to.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.reader.get_ref(), Socket::Tls(_))
     }
 
     /// The socket, to wait on.

@@ -5,8 +5,8 @@
 //! and by the log: it is then taken for present once it is gone, which costs a look. The other way round would be
 //! wrong, hence nothing is taken out for a removal that a page may have seen already.
 
-use super::connection::{Broken, Connection};
-use super::remote::Remote;
+use super::connection::Broken;
+use super::shards::Shards;
 use super::transaction::transaction;
 use crate::planning::select_kept;
 use crate::replica;
@@ -44,18 +44,18 @@ const IDS: &str = "SELECT i.id FROM tandem.items i WHERE NOT i.local AND i.id > 
 
 impl IdFilter {
     /// Sends the next page. Returns whether there was anything left to send.
-    pub fn load(&mut self, talk: &mut Connection, link: &str, range: &Range) -> Result<bool, Broken> {
+    pub fn load(&mut self, talk: &mut Shards, link: &str, range: &Range) -> Result<bool, Broken> {
         let after = match self {
             IdFilter::Complete(_) => return Ok(false),
             IdFilter::Due => {
                 let count = transaction(|| Ok(replica::fingerprint(range)?.count()))?;
-                Remote(talk).filter_begin(link, count)?;
+                talk.tell(|remote| remote.filter_begin(link, count))?;
                 String::new()
             }
             IdFilter::Loading(after) => std::mem::take(after),
         };
         let ids = transaction(|| page(&after, range))?;
-        if !Remote(talk).filter_change(link, &ids.iter().map(|id| key(id)).collect::<Vec<_>>(), &[])? {
+        if !talk.filter_change(link, &ids.iter().map(|id| key(id)).collect::<Vec<_>>(), &[])? {
             *self = IdFilter::Due;
             return Ok(true);
         }
@@ -66,13 +66,13 @@ impl IdFilter {
         let xmax = transaction(|| {
             Ok(Spi::get_one::<i64>("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")?)
         })?;
-        Remote(talk).filter_complete(link)?;
+        talk.tell(|remote| remote.filter_complete(link))?;
         *self = IdFilter::Complete(xmax.unwrap_or(i64::MAX));
         Ok(true)
     }
 
     /// Sends what a part of the log changes. Once for each part: a removal must not be counted twice.
-    pub fn change(&mut self, talk: &mut Connection, link: &str, steps: &[Step]) -> Result<(), Broken> {
+    pub fn change(&mut self, talk: &mut Shards, link: &str, steps: &[Step]) -> Result<(), Broken> {
         let counts_from = match self {
             IdFilter::Due => return Ok(()),
             IdFilter::Loading(_) => i64::MAX,
@@ -83,9 +83,7 @@ impl IdFilter {
         };
         let added = keys(|step| !step.before && step.after, 0);
         let removed = keys(|step| step.before && !step.after, counts_from);
-        if (!added.is_empty() || !removed.is_empty())
-            && !Remote(talk).filter_change(link, &added, &removed)?
-        {
+        if (!added.is_empty() || !removed.is_empty()) && !talk.filter_change(link, &added, &removed)? {
             *self = IdFilter::Due;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Dead letters: revisions that one side could not take, set aside so that they stop nobody, and tried again on
 //! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked for.
 
-use super::connection::{Broken, Connection};
-use super::redis_peer::push;
+use super::connection::Broken;
+use super::shards::Shards;
 use super::transaction::{savepoint, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
@@ -45,7 +45,7 @@ const REQUESTED: &str = "SELECT d.seq, d.id FROM tandem.dead_letters d WHERE d.l
     ORDER BY d.seq LIMIT $2";
 
 /// Pushes the ids whose letters somebody wants tried again, as they are now.
-pub fn push_requested(talk: &mut Connection, link: &str) -> Result<(), Broken> {
+pub fn push_requested(talk: &mut Shards, link: &str) -> Result<(), Broken> {
     let mut letters: Vec<(i64, String)> = transaction(|| {
         Spi::connect(|client| {
             let mut letters = Vec::new();
@@ -64,7 +64,7 @@ pub fn push_requested(talk: &mut Connection, link: &str) -> Result<(), Broken> {
     letters.retain(|(_, id)| !later.contains(id));
     let revisions: Vec<(&str, Vec<u8>)> =
         found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-    let answers = push(talk, Some(link), &revisions)?;
+    let answers = talk.push(&revisions)?;
     fault_point::reach(Point::LetterPushed);
     let mut refused: Vec<(&str, String)> = Vec::new();
     for ((id, _), answer) in revisions.iter().zip(answers) {

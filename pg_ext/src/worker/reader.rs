@@ -6,6 +6,7 @@
 
 use super::connection::{Broken, Connection};
 use super::remote::{Remote, owner};
+use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
 use super::{attach_signals, interrupts};
@@ -23,6 +24,7 @@ const IDS: usize = 500;
 const BLOCK: Duration = Duration::from_secs(3);
 /// Without an answer for so long the connection is lost.
 const SILENCE: Duration = Duration::from_secs(8);
+
 /// Entry point of a reader; the link's name comes in the worker's extra text.
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -42,12 +44,12 @@ struct Reader {
 
 impl Supervised for Reader {
     fn is_wanted(&mut self) -> bool {
-        matches!(url(&self.name), Ok(Some(_)))
+        matches!(source(&self.name), Ok(Some(_)))
     }
 
     fn work(&mut self) -> Result<(), Broken> {
-        match url(&self.name)? {
-            Some(url) => serve(&self.name, &url),
+        match source(&self.name)? {
+            Some((url, run)) => serve(&self.name, &url, &run),
             None => Ok(()),
         }
     }
@@ -58,43 +60,71 @@ impl Supervised for Reader {
     }
 }
 
-/// Where to read for a link; `None` if it is to stop.
-fn url(name: &str) -> Result<Option<String>, Broken> {
-    let url = transaction(|| {
-        Ok(Spi::get_one_with_args::<String>(
-            "SELECT (SELECT l.url FROM tandem.links l WHERE l.name = $1 AND NOT l.paused AND l.direction <> 'from_redis')",
-            &[name.into()],
-        )?)
+/// Where to read for a link, and what its Redis was when it was compared last; `None` if it is to stop.
+fn source(name: &str) -> Result<Option<(String, String)>, Broken> {
+    let source = transaction(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT l.url, l.run FROM tandem.links l WHERE l.name = $1 AND NOT l.paused AND l.direction <> 'from_redis'",
+                None,
+                &[name.into()],
+            )?;
+            let Some(row) = rows.into_iter().next() else { return Ok(None) };
+            let run = row.get::<String>(2)?.unwrap_or_default();
+            Ok(row.get::<String>(1)?.map(|url| (url, run)))
+        })
     })?;
-    Ok(url)
+    Ok(source)
 }
 
-/// Serves one connection. `Ok` means that the link was paused or removed.
-fn serve(name: &str, url: &str) -> Result<(), Broken> {
-    let mut connection = Connection::open(url)?;
+/// A server that is asked.
+struct Asked {
+    connection: Connection,
+    since: Option<Instant>,
+    is_anew: bool,
+}
+
+/// Serves one connection to each server. `Ok` means that the link was paused or removed.
+fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
+    let mut shards = Shards::open(url, &Shards::addresses(run), None, Attach::Not)?;
     let owner = transaction(owner)?;
-    let mut is_anew = true;
+    let asked = |shard| Ok(Asked { connection: shards.connect(shard)?, since: None, is_anew: true });
+    let mut all = shards.iter().map(asked).collect::<Result<Vec<_>, Broken>>()?;
+    let addresses = |shards: &Shards| shards.iter().map(|shard| shard.address.clone()).collect::<Vec<_>>();
+    let before = addresses(&shards);
+    let mut looked = Instant::now();
     loop {
-        connection.send(&Remote::wanted_command(name, &owner, IDS, BLOCK, is_anew))?;
-        is_anew = false;
-        let asked = Instant::now();
-        while !readable(&connection, LOOK) {
-            interrupts();
-            if asked.elapsed() > SILENCE {
-                return Err(Broken("Redis does not answer; the connection is lost".into()));
+        interrupts();
+        for asked in all.iter_mut().filter(|asked| asked.since.is_none()) {
+            asked.connection.send(&Remote::wanted_command(name, &owner, IDS, BLOCK, asked.is_anew))?;
+            (asked.since, asked.is_anew) = (Some(Instant::now()), false);
+        }
+        let sockets: Vec<_> = all.iter().map(|asked| asked.connection.socket()).collect();
+        for place in readable(&sockets, LOOK) {
+            let Some(asked) = all.get_mut(place) else { continue };
+            asked.since = None;
+            let wanted = Remote::wanted(asked.connection.receive()?)?;
+            for (id, offer) in &wanted {
+                if let Some(offer) = offer {
+                    store_first(name, id, offer);
+                }
             }
-            if self::url(name)?.as_deref() != Some(url) {
+            let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
+            fill(&mut asked.connection, name, &owner, ids)?;
+        }
+        if all.iter().any(|asked| asked.since.is_some_and(|since| since.elapsed() > SILENCE)) {
+            return Err(Broken("Redis does not answer; the connection is lost".into()));
+        }
+        if looked.elapsed() > LOOK {
+            looked = Instant::now();
+            if source(name)?.is_none_or(|(now, _)| now != url) {
                 return Ok(());
             }
-        }
-        let wanted = Remote::wanted(connection.receive()?)?;
-        for (id, offer) in &wanted {
-            if let Some(offer) = offer {
-                store_first(name, id, offer);
+            shards.refresh()?;
+            if addresses(&shards) != before {
+                return Err(Broken("the cluster has other masters now".into()));
             }
         }
-        let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
-        fill(&mut connection, name, &owner, ids)?;
     }
 }
 

@@ -42,11 +42,11 @@ pub fn owner() -> error::Outcome<Owner> {
 /// A Redis with the module loaded.
 pub struct Remote<'a>(pub &'a mut Connection);
 
-fn malformed() -> Broken {
+pub(super) fn malformed() -> Broken {
     Broken("Redis answered in another form than this version expects".into())
 }
 
-fn array(value: Value) -> Result<Vec<Value>, Broken> {
+pub(super) fn array(value: Value) -> Result<Vec<Value>, Broken> {
     match value {
         Value::Array(values) => Ok(values),
         // RESP3 maps never come: the connection stays on RESP2.
@@ -54,7 +54,7 @@ fn array(value: Value) -> Result<Vec<Value>, Broken> {
     }
 }
 
-fn integer(value: &Value) -> Result<u64, Broken> {
+pub(super) fn integer(value: &Value) -> Result<u64, Broken> {
     match value {
         Value::Int(number) => u64::try_from(*number).map_err(|_| malformed()),
         _ => Err(malformed()),
@@ -70,8 +70,25 @@ fn bytes(value: Value) -> Result<Vec<u8>, Broken> {
     }
 }
 
-fn text(value: Value) -> Result<String, Broken> {
+pub(super) fn text(value: Value) -> Result<String, Broken> {
     String::from_utf8(bytes(value)?).map_err(|_| malformed())
+}
+
+/// A map, which comes as names and values in turn.
+pub(super) struct Fields(HashMap<String, Value>);
+
+impl Fields {
+    pub(super) fn of(value: Value) -> Result<Fields, Broken> {
+        let (mut fields, mut values) = (HashMap::new(), array(value)?.into_iter());
+        while let (Some(name), Some(value)) = (values.next(), values.next()) {
+            fields.insert(text(name)?, value);
+        }
+        Ok(Fields(fields))
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Result<Value, Broken> {
+        self.0.remove(name).ok_or_else(malformed)
+    }
 }
 
 impl Remote<'_> {
@@ -102,15 +119,8 @@ impl Remote<'_> {
         if let Some((mode, prefix)) = source {
             command.arg(mode).arg(prefix);
         }
-        let reply = array(self.0.ask(&command)?)?;
-        let mut fields = HashMap::new();
-        let mut values = reply.into_iter();
-        while let (Some(name), Some(value)) = (values.next(), values.next()) {
-            fields.insert(text(name)?, value);
-        }
-        let run = fields.remove("run").ok_or_else(malformed)?;
-        let fresh = fields.remove("fresh").ok_or_else(malformed)?;
-        Ok((text(run)?, integer(&fresh)? == 1))
+        let mut fields = Fields::of(self.0.ask(&command)?)?;
+        Ok((text(fields.take("run")?)?, integer(&fields.take("fresh")?)? == 1))
     }
 
     /// Detaches a link, unless it belongs to another server now.
@@ -238,14 +248,6 @@ impl Remote<'_> {
         if answers.len() == revisions.len() { Ok(answers) } else { Err(malformed()) }
     }
 
-    /// Joins encoded revisions on behalf of no link, so that every link is told; an answer each, as from `push`.
-    pub fn join(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
-        for (id, revision) in revisions {
-            self.0.send(redis::cmd("TANDEM.JOIN").arg(*id).arg(revision.as_slice()))?;
-        }
-        revisions.iter().map(|_| answer(self.0.receive_raw()?)).collect()
-    }
-
     /// Whether the digests there are made with the secret that has this check value.
     pub fn has_key(&mut self, check: &str) -> Result<bool, Broken> {
         let reply = self.0.ask(redis::cmd("TANDEM.LINK").arg("HASKEY").arg(check))?;
@@ -275,16 +277,9 @@ impl Remote<'_> {
     /// Number of entries that wait in Redis for a link.
     pub fn waiting(&mut self, link: &str) -> Result<u64, Broken> {
         for entry in array(self.0.ask(redis::cmd("TANDEM.LINK").arg("LIST"))?)? {
-            let (mut values, mut is_it, mut waiting) = (array(entry)?.into_iter(), false, 0);
-            while let (Some(name), Some(value)) = (values.next(), values.next()) {
-                match text(name)?.as_str() {
-                    "name" => is_it = text(value)? == link,
-                    "pending" => waiting = integer(&value)?,
-                    _ => {}
-                }
-            }
-            if is_it {
-                return Ok(waiting);
+            let mut fields = Fields::of(entry)?;
+            if text(fields.take("name")?)? == link {
+                return integer(&fields.take("pending")?);
             }
         }
         Ok(0)
@@ -314,7 +309,7 @@ fn flags(reply: Value, count: usize) -> Result<Vec<bool>, Broken> {
 }
 
 /// What Redis says of a revision that is joined.
-fn answer(value: Value) -> Result<Answer, Broken> {
+pub(super) fn answer(value: Value) -> Result<Answer, Broken> {
     match value {
         Value::ServerError(error) => Ok(Err(reply_error(&error))),
         value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),

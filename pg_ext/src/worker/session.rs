@@ -5,13 +5,14 @@
 //! No transaction is open while it talks to Redis.
 
 use super::checks::{self, Run};
-use super::connection::{Broken, Connection};
+use super::connection::Broken;
 use super::id_filter::{IdFilter, Step};
 use super::letters;
-use super::peer::{Here, Local, key_check};
-use super::redis_peer::{Redis, push};
-use super::remote::{Pulled, Remote, owner};
+use super::node::Node;
+use super::peer::{Here, Local};
+use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
+use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts};
@@ -21,22 +22,16 @@ use crate::planning;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 use tandem_shared::Revision;
+use tandem_shared::cluster::slot_of;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
+use tandem_shared::owner::Owner;
 use tandem_shared::request::Operation;
 
-/// Entries asked for in one pull.
-const PULL_ITEMS: usize = 2000;
-/// Bytes asked for in one pull.
-const PULL_BYTES: usize = 8 << 20;
-/// How long a pull blocks in Redis. Shorter than the socket's time-out.
-const PULL_BLOCK_MS: u64 = 5000;
-/// A pull without an answer for so long has lost its connection, or the network says nothing of the loss.
-const PULL_LOST: Duration = Duration::from_millis(PULL_BLOCK_MS + 10_000);
 /// Pause before the next push to a Redis that has no room.
 const FULL: Duration = Duration::from_secs(1);
 /// Rows of the log read at a time.
@@ -91,13 +86,13 @@ struct Link {
 
 impl Link {
     /// Mode and prefix under which Redis may ask for what it does not have.
-    fn source(&self) -> (&str, &str) {
+    fn source(&self, owner: Owner) -> Attach {
         let mode = match (self.ways.to_right, self.is_cache) {
             (false, _) => "none",
             (true, true) => "cache",
             (true, false) => "mirror",
         };
-        (mode, &self.prefix)
+        Attach::Source { owner, mode, prefix: self.prefix.clone() }
     }
 
     /// Whether Redis is to have an id at all times.
@@ -113,6 +108,32 @@ impl Link {
 struct Session {
     name: String,
     link: Option<Link>,
+}
+
+/// What a comparison that is due is to be followed by: tombstones are in no comparison.
+enum Owed {
+    /// Those of all ids.
+    Everything,
+    /// Those of slots that another master of a cluster has now: books do not move with them.
+    Slots(HashSet<u16>),
+}
+
+impl Owed {
+    fn add(owed: &mut Option<Owed>, moved: HashSet<u16>) {
+        match owed {
+            _ if moved.is_empty() => {}
+            Some(Owed::Everything) => {}
+            Some(Owed::Slots(slots)) => slots.extend(moved),
+            None => *owed = Some(Owed::Slots(moved)),
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        match self {
+            Owed::Everything => true,
+            Owed::Slots(slots) => slots.contains(&slot_of(id)),
+        }
+    }
 }
 
 /// Transactions of the worker's own.
@@ -174,16 +195,18 @@ impl Session {
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let owner = transaction(owner)?;
-        let mut talk = Connection::open(&link.url)?;
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), &owner, Some(link.source()))?;
+        let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
+        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.source(owner))?;
+        let mut nodes = Vec::new();
+        Node::follow(&mut nodes, &talk)?;
         fault_point::reach(Point::Attached);
         // A comparison that is due before anything that was pulled may be acknowledged.
-        let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
+        let is_fresh = talk.iter().any(|shard| shard.is_fresh);
+        let is_due = is_fresh || link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
+        let mut owed = is_due.then_some(Owed::Everything);
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
         let mut full_until: Option<Instant> = None;
         let mut streaming = false;
-        let mut pull = Connection::open(&link.url)?;
-        let (mut pulling, mut after, mut acknowledged) = (None, 0, 0);
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
         let mut filter = IdFilter::Due;
@@ -191,13 +214,9 @@ impl Session {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
             // written there must not wait for ever.
-            let asked = match pulling {
-                Some(asked) => asked,
-                None => {
-                    pull.send(&pull_command(&self.name, &run, after))?;
-                    *pulling.insert(Instant::now())
-                }
-            };
+            for node in &mut nodes {
+                node.ask(&self.name)?;
+            }
             let look = looked.elapsed() > LOOK;
             if look {
                 looked = Instant::now();
@@ -207,13 +226,13 @@ impl Session {
             }
             let mut pushed = false;
             if full_until.is_none_or(|until| Instant::now() >= until) {
-                match self.push_due(&mut talk, &mut link, &run, owed, look, &mut filter) {
+                match self.push_due(&mut talk, &mut link, owed.as_ref(), look, &mut filter) {
                     Ok(any) => {
-                        (pushed, owed, full_until) = (any, false, None);
+                        (pushed, owed, full_until) = (any, None, None);
                         if !streaming {
                             streaming = true;
                             if link.ways.to_right {
-                                Remote(&mut talk).ready(&self.name)?;
+                                talk.tell(|remote| remote.ready(&self.name))?;
                             }
                             self.set("state = 'streaming', last_error = NULL")?;
                             pgrx::log!("tandem link {}: streaming", self.name);
@@ -227,27 +246,34 @@ impl Session {
                     Err(broken) => return Err(broken),
                 }
             }
-            if !owed && after > acknowledged {
-                Remote(&mut talk).acknowledge(&self.name, &run, after)?;
-                acknowledged = after;
-                fault_point::reach(Point::Acknowledged);
+            if owed.is_none() {
+                for node in &mut nodes {
+                    node.acknowledge(&mut talk, &self.name)?;
+                }
             }
-            if readable(&pull, if pushed { Duration::ZERO } else { IDLE }) {
-                pulling = None;
-                let pulled = Remote::pulled(pull.receive()?)?;
+            let sockets: Vec<_> = nodes.iter().map(Node::socket).collect();
+            for place in readable(&sockets, if pushed { Duration::ZERO } else { IDLE }) {
+                let Some(node) = nodes.get_mut(place) else { continue };
+                let pulled = node.receive()?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     fault_point::reach(Point::Pulled);
-                    owed |= self.join(&mut talk, &link, pulled, &mut filter)?;
+                    if self.join(&mut talk, &link, pulled, &mut filter)? {
+                        owed = Some(Owed::Everything);
+                    }
                     fault_point::reach(Point::JoinCommitted);
-                    after = last;
+                    node.taken(last);
                 }
-            } else if asked.elapsed() > PULL_LOST {
-                return Err(Broken("Redis does not answer a pull; the connection is lost".into()));
             }
             if look && counted.is_none_or(|at| at.elapsed() > COUNT) {
                 counted = Some(Instant::now());
-                self.note_waiting(Remote(&mut talk).waiting(&self.name)?)?;
+                self.note_waiting(talk.waiting_for(&self.name)?.iter().sum())?;
+                talk.refresh()?;
             }
+            if Node::follow(&mut nodes, &talk)? {
+                // A master that has just come knows nothing yet.
+                (owed, filter, streaming) = (Some(Owed::Everything), IdFilter::Due, false);
+            }
+            Owed::add(&mut owed, talk.take_moved());
         }
     }
 
@@ -255,21 +281,20 @@ impl Session {
     /// part of the log. Returns whether there was any of the log. `looked`: the link's row was just read.
     fn push_due(
         &self,
-        talk: &mut Connection,
+        talk: &mut Shards,
         link: &mut Link,
-        run: &str,
-        owed: bool,
+        owed: Option<&Owed>,
         looked: bool,
         filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
-        if owed {
-            self.whole_check(talk, link, run, "attach")?;
+        if let Some(owed) = owed {
+            self.whole_check(talk, link, owed, "attach")?;
             self.set("state = 'streaming'")?;
         }
         if looked {
             letters::push_requested(talk, &self.name)?;
             if self.link.as_ref().is_some_and(|link| link.check_due) {
-                self.whole_check(talk, link, run, "scheduled")?;
+                self.whole_check(talk, link, &Owed::Everything, "scheduled")?;
                 self.set("state = 'streaming'")?;
             }
         }
@@ -329,8 +354,9 @@ impl Session {
             None => {
                 if let Some(link) = self.link.take() {
                     let owner = transaction(owner)?;
-                    let detached = Connection::open(&link.url)
-                        .and_then(|mut connection| Remote(&mut connection).detach(&self.name, &owner));
+                    let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
+                    let detached = Shards::open(&link.url, &others, None, Attach::Not)
+                        .and_then(|mut shards| shards.tell(|remote| remote.detach(&self.name, &owner)));
                     if let Err(Broken(reason)) = detached {
                         pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
                     }
@@ -343,9 +369,9 @@ impl Session {
     /// Compares everything under the link and mends it, as after a first contact or a restart of Redis.
     fn whole_check(
         &self,
-        talk: &mut Connection,
+        talk: &mut Shards,
         link: &mut Link,
-        run: &str,
+        owed: &Owed,
         kind: &'static str,
     ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
@@ -356,7 +382,7 @@ impl Session {
         // tombstone of its version without a record.
         if link.ways.to_right {
             for range in link.carried()?.0 {
-                self.push_tombstones(talk, &range)?;
+                self.push_tombstones(talk, &range, owed)?;
             }
         }
         fault_point::reach(Point::Checked);
@@ -364,8 +390,9 @@ impl Session {
             link.position = end;
         }
         link.needs_check = false;
-        link.run = Some(run.to_owned());
-        let (name, run, position) = (self.name.clone(), run.to_owned(), link.position);
+        let run = talk.describe();
+        link.run = Some(run.clone());
+        let (name, position) = (self.name.clone(), link.position);
         transaction(move || {
             Spi::run_with_args(
                 "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4 WHERE name = $1",
@@ -385,26 +412,18 @@ impl Session {
     }
 
     /// A check of everything that is in the books, however it ends.
-    fn recorded_check(
-        &self,
-        talk: &mut Connection,
-        link: &Link,
-        kind: &'static str,
-    ) -> Result<Report, Broken> {
+    fn recorded_check(&self, talk: &mut Shards, link: &Link, kind: &'static str) -> Result<Report, Broken> {
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
         let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
         let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
-        let mut redis = Redis { connection: talk, link: Some(&self.name) };
         let mut progress = Progress { link: &self.name, run, told: None };
         let checked = (|| {
             let (mirrored, cached) = link.carried()?;
-            check(&mut postgres, &mut redis, &task, mirrored, &mut report, &mut progress)?;
+            check(&mut postgres, talk, &task, mirrored, &mut report, &mut progress)?;
             match cached {
-                Some(range) => {
-                    check_held(&mut postgres, &mut redis, &task, range, &mut report, &mut progress)
-                }
+                Some(range) => check_held(&mut postgres, talk, &task, range, &mut report, &mut progress),
                 None => Ok(()),
             }
         })();
@@ -415,17 +434,16 @@ impl Session {
         checked.map(|()| report)
     }
 
-    /// Pushes the tombstones of a range. A comparison does not find a removal that Redis has not heard of, and the
+    /// Pushes the tombstones of a range that are owed. A comparison does not find a removal that Redis has not heard of, and the
     /// next put there would be a first version that loses against the tombstone here.
-    fn push_tombstones(&self, talk: &mut Connection, range: &Range) -> Result<(), Broken> {
+    fn push_tombstones(&self, talk: &mut Shards, range: &Range, owed: &Owed) -> Result<(), Broken> {
         let mut after: Option<String> = None;
         loop {
-            let page = transaction(|| tombstone_ids(range, after.as_deref()))?;
+            let mut page = transaction(|| tombstone_ids(range, after.as_deref()))?;
+            let Some(last) = page.last().cloned() else { return Ok(()) };
+            after = Some(last);
+            page.retain(|id| owed.has(id));
             self.push_ids(talk, &page)?;
-            match page.into_iter().next_back() {
-                Some(last) => after = Some(last),
-                None => return Ok(()),
-            }
         }
     }
 
@@ -433,7 +451,7 @@ impl Session {
     /// it is to get back.
     fn join(
         &self,
-        talk: &mut Connection,
+        talk: &mut Shards,
         link: &Link,
         pulled: Vec<Pulled>,
         filter: &mut IdFilter,
@@ -516,18 +534,13 @@ impl Session {
     }
 
     /// Pushes the next part of the log. Returns whether there was any.
-    fn push_log(
-        &self,
-        talk: &mut Connection,
-        link: &mut Link,
-        filter: &mut IdFilter,
-    ) -> Result<bool, Broken> {
+    fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
         let LogPart { ids, steps, end } = transaction(move || read_log(position, &name))?;
         let Some(end) = end else { return Ok(false) };
         let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
         if link.is_cache && !ids.is_empty() {
-            let held = Remote(talk).holds(&self.name, &ids)?;
+            let held = talk.holds(&self.name, &ids)?;
             ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
         }
         let count = ids.len();
@@ -552,7 +565,7 @@ impl Session {
     }
 
     /// Pushes the current revisions of ids.
-    fn push_ids(&self, talk: &mut Connection, ids: &[String]) -> Result<(), Broken> {
+    fn push_ids(&self, talk: &mut Shards, ids: &[String]) -> Result<(), Broken> {
         let mut rest = ids.to_vec();
         while !rest.is_empty() {
             let next = rest.split_off(rest.len().min(500));
@@ -560,7 +573,7 @@ impl Session {
             rest = later.into_iter().chain(next).collect();
             let revisions: Vec<(&str, Vec<u8>)> =
                 found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-            for ((id, revision), answer) in revisions.iter().zip(push(talk, Some(&self.name), &revisions)?) {
+            for ((id, revision), answer) in revisions.iter().zip(talk.push(&revisions)?) {
                 match answer {
                     Ok(_) => {}
                     Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
@@ -618,12 +631,6 @@ impl Session {
 fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
     pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
     transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
-}
-
-fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {
-    let mut command = redis::cmd("TANDEM.LINK");
-    command.arg("PULL").arg(name).arg(run).arg(after).arg(PULL_ITEMS).arg(PULL_BYTES).arg(PULL_BLOCK_MS);
-    command
 }
 
 /// Whether a link with this prefix carries an id; `tandem/` is carried by every link.

@@ -1,11 +1,12 @@
 //! What the processes of a link have in common: one of each kind at a time, patience with a Redis that is away, and
 //! waiting for what it sends.
 
-use super::connection::{Broken, Connection};
+use super::connection::Broken;
 use super::transaction::transaction;
 use super::{interrupts, wait};
 use backon::BackoffBuilder;
 use pgrx::prelude::*;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 /// How often a process looks whether its link was paused or removed.
@@ -69,23 +70,41 @@ pub fn supervise(process: &mut impl Supervised) {
     }
 }
 
-/// Waits until the connection has something to read, at most so long.
-pub fn readable(connection: &Connection, time: Duration) -> bool {
-    // SAFETY: MyLatch is this process' own latch and the socket is open.
-    let events = unsafe {
-        let wanted = pg_sys::WL_LATCH_SET
-            | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let events = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            wanted as i32,
-            connection.socket(),
-            time.as_millis() as i64,
+/// Waits until one of the sockets has something to read, at most so long; the places of those that have.
+pub fn readable(sockets: &[RawFd], time: Duration) -> Vec<usize> {
+    let count = sockets.len() + 2;
+    // SAFETY: MyLatch is this process' own latch, the sockets are open, and the set is freed before they are closed.
+    unsafe {
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), count as i32);
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, count as i32);
+        let none = std::ptr::null_mut();
+        pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch, none);
+        pg_sys::AddWaitEventToSet(
+            set,
+            pg_sys::WL_EXIT_ON_PM_DEATH,
+            pg_sys::PGINVALID_SOCKET,
+            std::ptr::null_mut(),
+            none,
+        );
+        for (place, socket) in sockets.iter().enumerate() {
+            let data = std::ptr::without_provenance_mut(place);
+            pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, *socket, std::ptr::null_mut(), data);
+        }
+        let mut events = vec![pg_sys::WaitEvent::default(); count];
+        let met = pg_sys::WaitEventSetWait(
+            set,
+            time.as_millis() as std::ffi::c_long,
+            events.as_mut_ptr(),
+            count as i32,
             pg_sys::PG_WAIT_EXTENSION,
         );
+        pg_sys::FreeWaitEventSet(set);
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        events
-    };
-    events as u32 & pg_sys::WL_SOCKET_READABLE != 0
+        let met = events.iter().take(usize::try_from(met).unwrap_or(0));
+        met.filter(|event| event.events & pg_sys::WL_SOCKET_READABLE != 0)
+            .map(|event| event.user_data.addr())
+            .collect()
+    }
 }

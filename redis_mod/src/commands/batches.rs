@@ -140,6 +140,13 @@ pub fn mremove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> 
     run(context, (&args, mremove), operations, request.audit.as_ref(), Ttl::Keep)
 }
 
+/// The ids of a batch are inside of one argument, where a cluster does not see them: each must be this node's own.
+fn check_served<'a>(context: &Context, mut ids: impl Iterator<Item = (usize, &'a str)>) -> Result<()> {
+    let Some((place, id)) = ids.find(|(_, id)| !keys::is_served(context, id)) else { return Ok(()) };
+    let remedy = "send a batch to the node that has all of its ids, as under one {tag}";
+    Err(keys::not_served(id, remedy).at_item(place, id))
+}
+
 /// TANDEM.BATCH
 pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.BATCH json [AUDIT json]";
@@ -149,6 +156,7 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = batch::operations(json, limit_bytes)?;
+    check_served(context, operations.iter().map(|(id, _)| id.as_str()).enumerate())?;
     if let Some(audit) = &audit {
         for (_, operation) in &mut operations {
             operation.audit_unless_given(audit);

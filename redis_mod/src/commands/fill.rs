@@ -111,7 +111,10 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
-        let joined = if encoded.is_empty() {
+        let joined = if !keys::is_served(context, id) {
+            // The slot has moved while it was fetched. Those who wait are told so when they are woken.
+            Err(keys::not_served(id, "nothing: it is asked for where its slot is now"))
+        } else if encoded.is_empty() {
             Ok("absent")
         } else {
             take(context, id, encoded, is_full, Writer::Link(name)).map(|applied| applied.outcome.as_str())

@@ -314,6 +314,13 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let id = args.bytes()?;
         pairs.push((id, args.bytes()?));
     }
+    if context.get_flags().contains(ContextFlags::CLUSTER) {
+        return Err(Error::invalid(
+            "TANDEM.LINK PUSH",
+            "has no keys by which a cluster could tell whose they are",
+            "send TANDEM.JOIN (the worker does so where its user may ask CLUSTER SHARDS)",
+        ));
+    }
     check_attached(selected(context), name)?;
     // Asked once: the pushes of one command are bounded by its sender, and evictions wait until it is over.
     let is_full = is_full(context);

@@ -10,10 +10,12 @@
 mod drift;
 mod model;
 mod pieces;
+mod union;
 
 pub use drift::{Drift, Verdict};
 pub use model::Model;
 pub use pieces::{Piece, group};
+pub use union::Union;
 
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
