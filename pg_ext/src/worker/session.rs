@@ -166,8 +166,10 @@ impl Session {
         let key_check = hex(&settings::digest_key().check());
         let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check, &owner)?;
         fault_point::reach(Point::Attached);
-        // A comparison that is due before anything that was pulled may be acknowledged.
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
+        if fresh {
+            self.owe_check(&mut link)?;
+        }
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
         let mut full_until: Option<Instant> = None;
         let mut streaming = false;
@@ -212,7 +214,8 @@ impl Session {
                     Err(broken) => return Err(broken),
                 }
             }
-            if !owed && after > acknowledged {
+            // Also before a comparison that is due, which may wait for the room that this makes.
+            if after > acknowledged {
                 Remote(&mut talk).acknowledge(&self.name, &run, after)?;
                 acknowledged = after;
                 fault_point::reach(Point::Acknowledged);
@@ -222,7 +225,10 @@ impl Session {
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     fault_point::reach(Point::Pulled);
-                    owed |= self.join(&mut talk, &link, pulled)?;
+                    if self.join(&mut talk, &link, pulled)? {
+                        self.owe_check(&mut link)?;
+                        owed = true;
+                    }
                     fault_point::reach(Point::JoinCommitted);
                     after = last;
                 }
@@ -390,6 +396,15 @@ impl Session {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Notes that a comparison is due: whoever has the link next must know it.
+    fn owe_check(&self, link: &mut Link) -> Result<(), Broken> {
+        if !link.needs_check {
+            self.set("needs_check = true")?;
+            link.needs_check = true;
+        }
+        Ok(())
     }
 
     /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
