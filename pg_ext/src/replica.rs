@@ -9,6 +9,7 @@ use crate::error::Outcome;
 use crate::fold::change;
 use crate::planning::{self, select_kept};
 use pgrx::prelude::*;
+use std::collections::HashMap;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::limits::ID_BYTES_MAX;
@@ -158,6 +159,24 @@ fn entries(ranges: &[Range], limit_each: Option<usize>) -> Outcome<Vec<Vec<Entry
         entries.sort_by(|a, b| a.id.cmp(&b.id));
     }
     Ok(entries)
+}
+
+const DIGESTS: &str = "SELECT i.id, \
+        tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
+    FROM tandem.items i WHERE NOT i.local AND i.id = ANY($1)";
+
+/// The digests of those of the ids that are there.
+pub fn digests(ids: &[String]) -> Outcome<HashMap<String, Digest>> {
+    planning::by_index(|| {
+        Spi::connect(|client| {
+            let mut digests = HashMap::with_capacity(ids.len());
+            for row in select_kept(client, DIGESTS, &[ids.to_vec().into()])? {
+                let digest = Digest::from_slice(row.get::<&[u8]>(2)?.unwrap_or_default())?;
+                digests.insert(row.get::<String>(1)?.unwrap_or_default(), digest);
+            }
+            Ok(digests)
+        })
+    })
 }
 
 impl Replica for Items {

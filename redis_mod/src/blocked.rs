@@ -1,15 +1,18 @@
-//! Clients that are blocked: links in `TANDEM.LINK PULL` until the next write, and users in `TANDEM.WAIT` until the
-//! links have taken what was written before.
+//! Clients that are blocked: links in `TANDEM.LINK PULL` until the next write, users in `TANDEM.WAIT` until the
+//! links have taken what was written before; and those around ids that are fetched: users until theirs are there, the
+//! links' readers in `TANDEM.LINK WANTED` until there are any.
 //!
 //! Redis keeps a blocked client's handle alive after a time-out or a disconnect until it is unblocked once, so
 //! whoever takes a handle out of the list here unblocks it, and nobody else does.
 
+use crate::commands::fill::answer_wanted;
 use crate::commands::link::{Pull, answer_pull};
-use crate::engine;
-use crate::guard::caught;
+use crate::engine::{self, Database};
+use crate::guard::{self, caught};
 use crate::pending::Pending;
+use crate::read_through::{self, Waiting};
 use crate::reply::Reply;
-use redis_module::{Context, raw};
+use redis_module::{Context, RedisString, raw};
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 
@@ -19,6 +22,12 @@ pub enum Awaited {
     Pull(Pull),
     /// That all links have acknowledged this sequence number.
     Acknowledged(u64),
+    /// That ids were fetched.
+    Fetched(Waiting),
+    /// Nothing more: the answer is given.
+    Answered,
+    /// Ids to fetch, at most so many: the reader of the link named.
+    Wants(Box<str>, usize),
 }
 
 struct Blocked {
@@ -28,7 +37,9 @@ struct Blocked {
 }
 
 thread_local! {
-    static BLOCKED: RefCell<Vec<Blocked>> = const { RefCell::new(Vec::new()) };
+    /// Those that wait for writes and acknowledgements, and those around ids that are fetched: there may be many of
+    /// these, and no write is to look through them.
+    static BLOCKED: RefCell<[Vec<Blocked>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
 }
 
 /// How many links have acknowledged a sequence number, and whether all have.
@@ -38,11 +49,18 @@ pub fn caught_up(pending: &Pending, seq: u64) -> (u64, bool) {
 }
 
 impl Awaited {
-    fn is_there(&self, pending: &Pending) -> bool {
+    fn is_there(&self, database: &Database) -> bool {
         match self {
-            Awaited::Pull(pull) => pull.after < pending.last_seq(),
-            Awaited::Acknowledged(seq) => caught_up(pending, *seq).1,
+            Awaited::Pull(pull) => pull.after < database.pending.last_seq(),
+            Awaited::Acknowledged(seq) => caught_up(&database.pending, *seq).1,
+            Awaited::Fetched(waiting) => waiting.is_there(database),
+            Awaited::Answered => true,
+            Awaited::Wants(link, _) => database.readings.get(link).is_none_or(|reading| reading.has_work()),
         }
+    }
+
+    fn is_reader(&self) -> bool {
+        matches!(self, Awaited::Fetched(_) | Awaited::Wants(..))
     }
 
     /// The answer when it is there.
@@ -56,14 +74,23 @@ impl Awaited {
                 }
             }
             Awaited::Acknowledged(seq) => reply_count(context, database, *seq),
+            Awaited::Fetched(_) | Awaited::Answered => {}
+            Awaited::Wants(link, max) => {
+                if let Err(error) = answer_wanted(context, link, *max) {
+                    Reply::new(context).error(&error);
+                }
+            }
         }
     }
 
     /// The answer when it did not come in time.
     fn reply_late(&self, context: &Context, database: i32) {
         match self {
-            Awaited::Pull(_) => Reply::new(context).array(0),
+            Awaited::Pull(_) | Awaited::Wants(..) | Awaited::Answered => Reply::new(context).array(0),
             Awaited::Acknowledged(seq) => reply_count(context, database, *seq),
+            Awaited::Fetched(waiting) => match read_through::late(waiting) {
+                Ok(error) | Err(error) => Reply::new(context).error(&error),
+            },
         }
     }
 }
@@ -71,6 +98,22 @@ impl Awaited {
 fn reply_count(context: &Context, database: i32, seq: u64) {
     let count = engine::with_database(database, |database| caught_up(&database.pending, seq).0);
     Reply::new(context).integer(count.unwrap_or(0));
+}
+
+/// Runs a command that has what it waited for. Now, and not when Redis comes to unblock the client: what was brought
+/// may be evicted until then.
+fn run_again(client: *mut raw::RedisModuleBlockedClient, database: i32, waiting: &Waiting) {
+    // SAFETY: the handle is not unblocked yet; what is replied to this context reaches the client when it is.
+    let context = unsafe { raw::RedisModule_GetThreadSafeContext.map(|get| get(client)) };
+    let Some(raw_context) = context.filter(|context| !context.is_null()) else { return };
+    // SAFETY: the context was just made. It begins on database 0.
+    unsafe { raw::RedisModule_SelectDb.map(|select| select(raw_context, database)) };
+    let context = Context::new(raw_context);
+    let string = |arg: &Vec<u8>| RedisString::create_from_slice(raw_context, arg);
+    let args = waiting.args.iter().map(string).collect();
+    read_through::resumed(|| guard::run_and_reply(&context, args, waiting.handler));
+    // SAFETY: made above, and nobody has kept it.
+    unsafe { raw::RedisModule_FreeThreadSafeContext.map(|free| free(raw_context)) };
 }
 
 /// Blocks the client until what it waits for is there or the time has passed; 0 waits for ever.
@@ -85,26 +128,42 @@ pub fn block(context: &Context, database: i32, awaited: Awaited, timeout_ms: u64
     let Some(client) = client.filter(|client| !client.is_null()) else { return };
     // SAFETY: the handle was just made.
     unsafe { raw::RedisModule_SetDisconnectCallback.map(|set| set(client, Some(on_disconnect))) };
-    BLOCKED.with_borrow_mut(|blocked| blocked.push(Blocked { client, database, awaited }));
+    BLOCKED.with_borrow_mut(|[others, readers]| {
+        let list = if awaited.is_reader() { readers } else { others };
+        list.push(Blocked { client, database, awaited });
+    });
 }
 
 /// Wakes the clients of a database that have what they wait for: after a write, and after a link acknowledged or went.
 pub fn wake(database: i32) {
+    wake_of(database, |[others, _]| others);
+}
+
+/// Wakes the clients of a database that wait for ids which were fetched meanwhile, and the readers that fetch them.
+pub fn wake_readers(database: i32) {
+    wake_of(database, |[_, readers]| readers);
+}
+
+fn wake_of(database: i32, list: fn(&mut [Vec<Blocked>; 2]) -> &mut Vec<Blocked>) {
     let woken = BLOCKED.with_borrow_mut(|blocked| {
+        let blocked = list(blocked);
         if blocked.is_empty() {
             return Vec::new();
         }
         let is_woken = |client: &Blocked| {
-            let is_there =
-                engine::with_database(database, |database| client.awaited.is_there(&database.pending));
+            let is_there = engine::with_database(database, |database| client.awaited.is_there(database));
             client.database == database && is_there.unwrap_or(true)
         };
         let (woken, kept) = std::mem::take(blocked).into_iter().partition(is_woken);
         *blocked = kept;
         woken
     });
-    for blocked in woken {
+    for mut blocked in woken {
         let client = blocked.client;
+        if let Awaited::Fetched(waiting) = &blocked.awaited {
+            run_again(client, blocked.database, waiting);
+            blocked.awaited = Awaited::Answered;
+        }
         unblock(client, Box::into_raw(Box::new(blocked)).cast());
     }
 }
@@ -116,9 +175,11 @@ fn unblock(client: *mut raw::RedisModuleBlockedClient, private: *mut c_void) {
 }
 
 fn take(client: *mut raw::RedisModuleBlockedClient) -> Option<Blocked> {
-    BLOCKED.with_borrow_mut(|blocked| {
-        let position = blocked.iter().position(|entry| entry.client == client);
-        position.map(|position| blocked.swap_remove(position))
+    BLOCKED.with_borrow_mut(|lists| {
+        lists.iter_mut().find_map(|blocked| {
+            let position = blocked.iter().position(|entry| entry.client == client)?;
+            Some(blocked.swap_remove(position))
+        })
     })
 }
 

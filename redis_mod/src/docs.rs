@@ -22,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 29] = [
+const DOCS: [Doc; 30] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -220,6 +220,13 @@ const DOCS: [Doc; 29] = [
         writes: true,
     },
     Doc {
+        name: c"tandem.join",
+        summary: c"Joins a revision that a link or a check brings: the worker's half",
+        complexity: c"O(log N) and the size of the content",
+        keys: Keys::First,
+        writes: true,
+    },
+    Doc {
         name: c"tandem.effect",
         summary: c"Internal: what replicas and the AOF get in place of a write",
         complexity: c"O(log N)",
@@ -263,7 +270,7 @@ fn set(context: &Context, doc: &Doc) -> bool {
 /// Puts the command into ACL categories, where the server knows them for modules (Redis 7.2 on). On 7.0 each command
 /// is granted by name.
 fn set_categories(context: &Context, doc: &Doc) {
-    let is_ours = [c"tandem.link", c"tandem.effect"].contains(&doc.name);
+    let is_ours = [c"tandem.link", c"tandem.join", c"tandem.effect"].contains(&doc.name);
     let categories = match (is_ours, doc.writes) {
         (true, _) => c"admin dangerous",
         (false, true) => c"write",

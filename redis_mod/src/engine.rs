@@ -3,8 +3,10 @@
 //! never held across a call into Redis, because that call may come back through a callback.
 
 use crate::pending::Pending;
+use crate::reading::{Mode, Reading};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
@@ -27,6 +29,8 @@ pub struct Database {
     pub owners: HashMap<Box<str>, Owner>,
     /// How long the other sides of the links keep tombstones; each says so when it attaches.
     pub peers: HashMap<Box<str>, Retention>,
+    /// The links as sources for readers of what is not here.
+    pub readings: BTreeMap<Box<str>, Reading>,
     /// The highest version ever seen here: what a write counts on from when every copy was dropped.
     pub version_high: Option<Version>,
 }
@@ -40,6 +44,7 @@ impl Database {
             return;
         }
         self.index.insert(id, digest, live.state);
+        self.readings.values_mut().for_each(|reading| reading.appeared(id));
         self.version_high = self.version_high.max(Some(item.version));
         if !self.locals.is_empty() {
             self.locals.remove(id);
@@ -53,6 +58,24 @@ impl Database {
         } else {
             self.index.remove(id)
         };
+    }
+
+    /// The links that carry an id.
+    pub fn readings_of(&mut self, id: &str) -> impl Iterator<Item = &mut Reading> {
+        self.readings.values_mut().filter(move |reading| reading.covers(id))
+    }
+
+    /// A copy has left the keyspace for good or for a while.
+    pub fn copy_left(&mut self, id: &str) {
+        self.readings_of(id).for_each(|reading| reading.left(id));
+    }
+
+    /// Forgets a link and what waited for it only. False if it was not attached.
+    pub fn detach(&mut self, name: &str) -> bool {
+        self.peers.remove(name);
+        self.owners.remove(name);
+        self.readings.remove(name);
+        self.pending.detach(name)
     }
 
     /// What a link's commands name as the run: another one when another server has attached the link.
@@ -85,6 +108,22 @@ impl Database {
         is_new
     }
 
+    /// Makes a link a source for readers of what is not here, or none. Its filter begins anew. Returns whether mode or
+    /// prefix are others than before. Errors: `INVALID`.
+    pub fn read_from(&mut self, name: &str, mode: &str, prefix: &str) -> Result<bool> {
+        let Some(mode) = Mode::parse(mode)? else { return Ok(self.readings.remove(name).is_some()) };
+        match self.readings.get_mut(name) {
+            Some(reading) if reading.mode == mode && *reading.prefix == *prefix => {
+                reading.drop_filter();
+                Ok(false)
+            }
+            _ => {
+                self.readings.insert(name.into(), Reading::new(mode, prefix));
+                Ok(true)
+            }
+        }
+    }
+
     /// Ids of a range, shared and local, in byte order; of one state if one is named.
     pub fn page(&self, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
         let of = |index: &Index| -> Vec<String> {
@@ -115,6 +154,21 @@ pub struct Evictions {
     pub reads: u64,
 }
 
+/// Reads through to Postgres since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fetches {
+    /// Ids that commands waited for.
+    pub asked: u64,
+    /// Ids that came.
+    pub found: u64,
+    /// Ids that Postgres does not have either.
+    pub absent: u64,
+    /// Ids that were known to be nowhere, without asking.
+    pub denied: u64,
+    /// Ids that did not come in time.
+    pub late: u64,
+}
+
 /// State of the whole module.
 pub struct Engine {
     /// Key of all digests.
@@ -141,6 +195,14 @@ pub struct Engine {
     pub cdc_length_max: u64,
     /// How long tombstones are kept.
     pub retention: Retention,
+    /// How long a command waits for an id that is fetched.
+    pub fetch_timeout: Duration,
+    /// Ids that may be wanted of a link at a time.
+    pub fetch_ids_max: usize,
+    /// How long an id is remembered as absent.
+    pub absent_memory: Duration,
+    /// Reads through to Postgres since the start.
+    pub fetches: Fetches,
 }
 
 thread_local! {
@@ -157,6 +219,10 @@ thread_local! {
         last_left: None,
         cdc_length_max: 0,
         retention: Retention::of_ms(0),
+        fetch_timeout: Duration::from_secs(1),
+        fetch_ids_max: 10_000,
+        absent_memory: Duration::from_secs(1),
+        fetches: Fetches::default(),
     });
 }
 

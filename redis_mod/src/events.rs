@@ -6,6 +6,7 @@ use crate::engine;
 use crate::guard::caught;
 use crate::item::Item;
 use crate::keys;
+use crate::reading::Reading;
 use crate::store::selected;
 use crate::{blocked, pending, persist};
 use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
@@ -75,6 +76,7 @@ pub fn item_unlinked(database: i32, id: &str, item: &Item) {
         if item.local() {
             return false;
         }
+        database.copy_left(id);
         database.pending.dropped(id, item.revision.version, || codec::encode(&item.revision));
         database.pending.has_links()
     });
@@ -132,6 +134,8 @@ fn everything_leaves(context: &Context, database: i32) {
     keep_waiting_aside(context, database, database);
     let _ = engine::with_database(database, |database| {
         let had_items = !database.index.is_empty();
+        // Which ids leave is not looked at one by one.
+        database.readings.values_mut().for_each(Reading::drop_filter);
         database.index.clear();
         database.locals.clear();
         if let Some(version) = database.version_high.filter(|_| had_items) {
@@ -218,6 +222,7 @@ unsafe extern "C" fn on_swap(
             let version_high = a.version_high.max(b.version_high);
             for database in [&mut a, &mut b] {
                 database.version_high = version_high;
+                database.readings.values_mut().for_each(Reading::drop_filter);
                 if let Some(version) = version_high {
                     database.pending.dropped(pending::EVERYTHING, version, Vec::new);
                 }

@@ -27,6 +27,12 @@ pub fn run_raw(
     context.reply(Ok(run(&context, args, handler))) as c_int
 }
 
+/// Runs a command that has waited, and answers its client.
+pub fn run_and_reply(context: &Context, args: Vec<RedisString>, handler: Handler) {
+    let answer = run(context, args, handler);
+    context.reply(Ok(answer));
+}
+
 fn run(context: &Context, args: Vec<RedisString>, handler: Handler) -> RedisValue {
     let result = catch_unwind(AssertUnwindSafe(|| handler(context, args)));
     let outcome = result.unwrap_or_else(|_| {

@@ -2,6 +2,7 @@
 #![allow(deprecated, reason = "the builder that replaces these calls collects everything in maps first")]
 
 use crate::engine;
+use crate::reading::Reading;
 use redis_module::InfoContext;
 
 /// Adds the section.
@@ -17,6 +18,11 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         context.add_info_field_long_long("evicted_items", engine.evictions.items as i64);
         context.add_info_field_long_long("evicted_unread_items", engine.evictions.unread as i64);
         context.add_info_field_long_long("evicted_reads", engine.evictions.reads as i64);
+        context.add_info_field_long_long("fetches_asked", engine.fetches.asked as i64);
+        context.add_info_field_long_long("fetches_found", engine.fetches.found as i64);
+        context.add_info_field_long_long("fetches_absent", engine.fetches.absent as i64);
+        context.add_info_field_long_long("fetches_denied", engine.fetches.denied as i64);
+        context.add_info_field_long_long("fetches_late", engine.fetches.late as i64);
         context.add_info_field_long_long("cdc_maxlen", engine.cdc_length_max as i64);
         let mut numbers: Vec<_> = engine.databases.keys().copied().collect();
         numbers.sort_unstable();
@@ -25,7 +31,7 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
             let root = database.index.root().node_hash().unwrap_or_default();
             let line = format!(
                 "items={},local_items={},states={},tombstones={},links={},pending={},pending_bytes={},\
-                 index_bytes={},root={root}",
+                 index_bytes={},fetching={},filter_bytes={},root={root}",
                 database.index.len(),
                 database.locals.len(),
                 database.index.states().count(),
@@ -34,6 +40,8 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
                 database.pending.len(),
                 database.pending.bytes(),
                 database.index.memory_bytes() + database.locals.memory_bytes(),
+                database.readings.values().map(Reading::wanted).sum::<usize>(),
+                database.readings.values().map(|reading| reading.filter().1).sum::<usize>(),
             );
             context.add_info_field_str(&format!("db{number}"), &line);
         }

@@ -39,6 +39,10 @@ mod pending;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod persist;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod read_through;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod reading;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod reply;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod retention;
@@ -107,8 +111,9 @@ redis_module! {
         ["tandem.merkle", command(merkle::merkle), "readonly", 0, 0, 0, ""],
         ["tandem.verify", command(merkle::verify), "readonly", 0, 0, 0, ""],
         ["tandem.wait", command(wait::wait), "readonly", 0, 0, 0, ""],
-        // Not deny-oom: pulls and acknowledgements are what makes room again. PUSH looks by itself.
+        // Not deny-oom: pulls and acknowledgements are what makes room again. PUSH and JOIN look by themselves.
         ["tandem.link", command(link::link), "write deny-script", 0, 0, 0, ""],
+        ["tandem.join", command(link::join), "write deny-script", 1, 1, 1, ""],
         ["tandem.effect", command(effect::effect), "write deny-script", 0, 0, 0, ""],
     ],
     event_handlers: [
@@ -119,6 +124,9 @@ redis_module! {
             ["content-bytes-max", &*settings::CONTENT_BYTES_MAX, settings::CONTENT_BYTES_DEFAULT, 1, settings::CONTENT_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
             ["cdc-maxlen", &*settings::CDC_LENGTH_MAX, 0, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["tombstone-retention-ms", &*settings::RETENTION_MS, settings::RETENTION_MS_DEFAULT, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
+            ["fetch-timeout-ms", &*settings::FETCH_TIMEOUT_MS, settings::FETCH_TIMEOUT_DEFAULT, 1, 3_600_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
+            ["fetch-ids-max", &*settings::FETCH_IDS_MAX, settings::FETCH_IDS_DEFAULT, 1, 10_000_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
+            ["absent-memory-ms", &*settings::ABSENT_MEMORY_MS, settings::ABSENT_MEMORY_DEFAULT, 0, 3_600_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["pending-bytes-max", &*settings::PENDING_BYTES_MAX, settings::PENDING_BYTES_DEFAULT, 1024, i64::MAX, settings::CHANGEABLE, Some(Box::new(settings::changed))],
         ],
         string: [

@@ -49,6 +49,7 @@ pub struct Pending {
     by_id: BTreeMap<Box<str>, u64>,
     links: BTreeMap<Box<str>, u64>,
     bytes: usize,
+    dropped: usize,
 }
 
 impl Pending {
@@ -80,6 +81,21 @@ impl Pending {
     /// Whether this link is attached.
     pub fn has_link(&self, name: &str) -> bool {
         self.links.contains_key(name)
+    }
+
+    /// Whether the copy of any id was dropped and is still waiting.
+    pub fn has_dropped(&self) -> bool {
+        self.dropped > 0
+    }
+
+    /// The sequence number under which an id waits.
+    pub fn seq(&self, id: &str) -> Option<u64> {
+        self.by_id.get(id).copied()
+    }
+
+    /// What a link has acknowledged.
+    pub fn acknowledged(&self, name: &str) -> Option<u64> {
+        self.links.get(name).copied()
     }
 
     /// The waiting entry of an id.
@@ -153,7 +169,9 @@ impl Pending {
     pub fn settled(&mut self, id: &str) {
         let Some(seq) = self.by_id.get(id).copied() else { return };
         match self.by_seq.get_mut(&seq) {
-            Some(waiting) if !waiting.aside.is_empty() => waiting.dropped = None,
+            Some(waiting) if !waiting.aside.is_empty() => {
+                self.dropped -= usize::from(waiting.dropped.take().is_some());
+            }
             _ => {
                 self.take(id);
             }
@@ -227,6 +245,7 @@ impl Pending {
         match taken {
             Some(waiting) => {
                 self.bytes = self.bytes.saturating_sub(cost(&waiting));
+                self.dropped -= usize::from(waiting.dropped.is_some());
                 waiting
             }
             None => Waiting { id: id.into(), ..Waiting::default() },
@@ -240,6 +259,7 @@ impl Pending {
         };
         self.last_seq = self.last_seq.max(seq);
         self.bytes += cost(&waiting);
+        self.dropped += usize::from(waiting.dropped.is_some());
         self.by_id.insert(waiting.id.clone(), seq);
         self.by_seq.insert(seq, waiting);
         seq
@@ -254,6 +274,7 @@ impl Pending {
                 self.by_id.remove(&waiting.id);
             }
             self.bytes = self.bytes.saturating_sub(cost(waiting));
+            self.dropped -= usize::from(waiting.dropped.is_some());
         }
         forgotten.len()
     }
@@ -329,7 +350,9 @@ mod tests {
         assert_eq!(pending.get("a").unwrap().aside.len(), 1, "both revisions travel");
         pending.everything_dropped(version(9));
         assert_eq!(pending.dropped_version("zzz"), Some(version(9)));
+        assert!(pending.has_dropped());
         pending.acknowledge("pg", pending.last_seq());
+        assert!(!pending.has_dropped());
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
     }
 

@@ -3,11 +3,11 @@
 //!
 //! | field | form |
 //! |---|---|
-//! | format | u8 = 1 |
+//! | format | u8 = 2 |
 //! | databases | u32 count, then each: |
 //! | number | i32 |
 //! | last sequence, highest version | u64, u64 (0: none) |
-//! | links | u32 count of (text name, u64 acknowledged sequence) |
+//! | links | u32 count of (text name, u64 acknowledged sequence, text mode or empty, text prefix) |
 //! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 1 if a dropped copy is aside, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
 //!
@@ -20,7 +20,7 @@ use tandem_shared::codec::{self, Source};
 use tandem_shared::limits::REVISION_BYTES_MAX;
 use tandem_shared::{Error, Result, Revision, Version};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Encodes the books.
 pub fn save(engine: &mut Engine) -> Vec<u8> {
@@ -41,6 +41,9 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
     for (name, acked) in pending.links() {
         put_bytes(out, name.as_bytes());
         out.extend(acked.to_le_bytes());
+        let reading = database.readings.get(name);
+        put_bytes(out, reading.map_or("", |reading| reading.mode.as_str()).as_bytes());
+        put_bytes(out, reading.map_or("", |reading| &reading.prefix).as_bytes());
     }
     put_u32(out, pending.len());
     for (seq, waiting) in pending.after(0) {
@@ -182,6 +185,10 @@ impl<'a> Reader<'a> {
             let name = self.text()?;
             let acked = self.integer(8)?;
             database.pending.restore_link(name, acked);
+            let (mode, prefix) = (self.text()?, self.text()?);
+            if !mode.is_empty() {
+                database.read_from(name, mode, prefix)?;
+            }
         }
         for _ in 0..self.count()? {
             let seq = self.integer(8)?;
@@ -231,6 +238,7 @@ mod tests {
             body: Body::Tombstone,
         };
         database.pending.attach("pg");
+        database.read_from("pg", "cache", "a").unwrap();
         database.pending.written("a", None, None);
         database.pending.dropped("a", tombstone.version, || vec![1, 2, 3]);
         database.pending.written("b", Some("other"), None);

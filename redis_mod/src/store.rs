@@ -22,6 +22,8 @@ pub enum Writer<'a> {
     Client,
     /// A link; it needs not be told.
     Link(&'a str),
+    /// A check between peers: it brings what others wrote, and every link is told.
+    Peer,
 }
 
 /// What a write does to the key's time to live.
@@ -196,7 +198,7 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
             }
         }
         // The link offers less than is here: it must have missed this revision.
-        Outcome::Stale if writer != Writer::Client => {
+        Outcome::Stale if matches!(writer, Writer::Link(_)) => {
             engine::with_database(database, |database| database.pending.written(id, None, None))?;
             blocked::wake(database);
         }
@@ -211,7 +213,7 @@ pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64,
     let database = selected(context);
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
-    if matches!(books, Some((_, Writer::Link(_)))) {
+    if books.is_some_and(|(_, writer)| writer != Writer::Client) {
         keep_replayed_loser(database, id, &key, &planned)?;
     }
     put_in_place(database, id, &mut key, planned)?;
@@ -390,7 +392,7 @@ fn refresh_ttl(place: Place<'_>, key: &mut WritableKey, ttl: Ttl) {
 
 fn origin_of(writer: Writer<'_>) -> Option<&str> {
     match writer {
-        Writer::Client => None,
+        Writer::Client | Writer::Peer => None,
         Writer::Link(name) => Some(name),
     }
 }
@@ -398,7 +400,7 @@ fn origin_of(writer: Writer<'_>) -> Option<&str> {
 fn kind_of(writer: Writer<'_>) -> &'static std::ffi::CStr {
     match writer {
         Writer::Client => c"WRITE",
-        Writer::Link(_) => c"JOIN",
+        Writer::Link(_) | Writer::Peer => c"JOIN",
     }
 }
 

@@ -66,6 +66,11 @@ impl Outcome {
             Outcome::Stale => "stale",
         }
     }
+
+    /// The outcome that a word stands for.
+    pub fn of_word(word: &str) -> Option<Outcome> {
+        [Outcome::Applied, Outcome::Unchanged, Outcome::Stale].into_iter().find(|each| each.as_str() == word)
+    }
 }
 
 /// Decides a put. `current` is the stored revision or tombstone.

@@ -18,6 +18,7 @@ pub mod content;
 pub mod decide;
 pub mod digest;
 pub mod error;
+pub mod filter;
 pub mod fingerprint;
 pub mod id;
 pub mod index;

@@ -4,7 +4,7 @@ use crate::content::{Content, ContentType};
 use crate::digest::Digest;
 use crate::error::{Error, Result, shown};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, WAIT_MS_MAX};
-use crate::revision::{Audit, Revision, State, Version};
+use crate::revision::{Audit, Body, Revision, State, Timestamp, Version};
 use std::time::Duration;
 
 /// What must hold of the stored item for a write to happen.
@@ -34,6 +34,34 @@ pub struct PutRequest {
     pub audit: Option<Audit>,
     /// The item is to stay in its tier.
     pub local: bool,
+}
+
+impl PutRequest {
+    /// The first revision of an item, as this puts it.
+    pub fn into_first(self, timestamp: Timestamp) -> Revision {
+        let state = self.state.unwrap_or_default();
+        Revision {
+            version: Version::FIRST,
+            timestamp,
+            audit: self.audit,
+            body: Body::Live { state, content: self.content },
+        }
+    }
+
+    /// The put of a live revision's content where there is no item. Errors: `INVALID` for a tombstone.
+    pub fn if_absent(revision: Revision) -> Result<PutRequest> {
+        let Body::Live { state, content } = revision.body else {
+            return Err(Error::invalid("revision", "is a tombstone", "offer a live one"));
+        };
+        Ok(PutRequest {
+            content,
+            state: Some(state),
+            version: None,
+            precondition: Precondition::IfAbsent,
+            audit: revision.audit,
+            local: false,
+        })
+    }
 }
 
 /// A merge patch.

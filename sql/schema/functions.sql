@@ -111,11 +111,11 @@ $$;
 CREATE FUNCTION tandem.item_status(id text) RETURNS tandem.standing
 LANGUAGE sql STABLE SET jit = off AS $$
     SELECT ROW($1, w.status, CASE w.status WHEN 'missing' THEN 'none' WHEN 'removed' THEN 'none'
-            WHEN 'synced' THEN 'both' ELSE 'postgres' END,
+            WHEN 'synced' THEN CASE WHEN w.is_cached THEN 'postgres' ELSE 'both' END ELSE 'postgres' END,
         CASE WHEN w.waits AND w.status IN ('removed', 'pending') THEN 'to_redis' END,
         w.version, w.etag, coalesce(w.access_count, 0), w.last_accessed)::tandem.standing
     FROM (
-        SELECT l.waits, coalesce(i.version, t.version) AS version, i.access_count,
+        SELECT l.waits, l.is_cached, coalesce(i.version, t.version) AS version, i.access_count,
             CASE WHEN i.id IS NOT NULL THEN
                 encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), 'hex') END AS etag,
             (extract(epoch FROM i.last_accessed) * 1000)::bigint AS last_accessed,
@@ -128,7 +128,9 @@ LANGUAGE sql STABLE SET jit = off AS $$
         CROSS JOIN (
             SELECT bool_or(l.needs_check OR EXISTS (SELECT FROM tandem.changes c
                 WHERE (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.id = $1
-                  AND c.origin IS DISTINCT FROM l.name)) AS waits
+                  AND c.origin IS DISTINCT FROM l.name)) AS waits,
+                -- A cache may hold a copy or none.
+                bool_and(l.mode = 'cache' AND NOT starts_with($1, 'tandem/')) AS is_cached
             FROM tandem.links l
             WHERE l.direction <> 'from_redis' AND (starts_with($1, l.prefix) OR starts_with($1, 'tandem/'))
         ) l
@@ -233,12 +235,13 @@ LANGUAGE sql SET jit = off AS $$
     SELECT count(*) FROM gone
 $$;
 
--- Forgets all but the last runs of checks of each link, and those of links that are gone.
+-- Forgets all but the last runs of checks of each link and of all other peers together, and those of links that are gone.
 CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql AS $$
     DELETE FROM tandem.checks c WHERE c.run IN (
-        SELECT o.run FROM (SELECT a.run, a.link, row_number() OVER (PARTITION BY a.link ORDER BY a.run DESC) AS age
-            FROM tandem.checks a) o
-        WHERE o.age > kept OR NOT EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link))
+        SELECT o.run FROM (SELECT a.run, a.link, p.is_peer,
+                row_number() OVER (PARTITION BY CASE WHEN NOT p.is_peer THEN a.link END ORDER BY a.run DESC) AS age
+            FROM tandem.checks a CROSS JOIN LATERAL (SELECT a.link ~ '://| <> ' AS is_peer) p) o
+        WHERE o.age > kept OR NOT (o.is_peer OR EXISTS (SELECT FROM tandem.links l WHERE l.name = o.link)))
 $$;
 
 -- Moves the log on to the next slot when the present one has grown or aged, and empties the one after that, if every

@@ -138,7 +138,7 @@ CREATE TABLE tandem.checks (
     bytes bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 CREATE INDEX checks_link ON tandem.checks (link, run);
-COMMENT ON TABLE tandem.checks IS 'the last runs of checks of each link, with what they answered and counted';
+COMMENT ON TABLE tandem.checks IS 'the last runs of checks of each link and of other peers, with what they answered and counted';
 
 CREATE TABLE tandem.reports (
     run bigint NOT NULL REFERENCES tandem.checks ON DELETE CASCADE,

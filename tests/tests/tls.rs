@@ -1,8 +1,9 @@
-//! Links to a Redis that speaks TLS only, with and without a certificate of the worker's own, and with a password.
+//! TLS: links to a Redis that speaks it, with and without a certificate of the worker's own, and with a password; and
+//! checks with another Postgres.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use tandem_tests::ports;
 use tandem_tests::postgres::{Options as PgOptions, Postgres};
@@ -67,7 +68,7 @@ fn redis(files: &Files, auth_clients: &str) -> (Redis, u16) {
     (Redis::start(options), port)
 }
 
-fn postgres(settings: &[(&str, &Path)]) -> Postgres {
+fn server(settings: &[(&str, &Path)]) -> Postgres {
     let settings =
         settings.iter().map(|(name, path)| format!("tandem.{name} = '{}'", path.display())).collect();
     Postgres::with_extension(&PgOptions { settings, ..PgOptions::default() })
@@ -94,7 +95,7 @@ fn a_link_speaks_tls_and_gives_its_password() {
     let files = make_files();
     let (redis, port) = redis(&files, "no");
     ask(&mut redis.connect(), &["ACL", "SETUSER", "worker", "on", ">s3cret", "~*", "+@all"]);
-    let postgres = postgres(&[("tls_ca_file", &files.ca)]);
+    let postgres = server(&[("tls_ca_file", &files.ca)]);
     holds(&postgres, &redis, &format!("rediss://worker:s3cret@127.0.0.1:{port}"));
 }
 
@@ -103,7 +104,7 @@ fn a_link_shows_its_certificate_where_redis_asks() {
     let files = make_files();
     let (redis, port) = redis(&files, "yes");
     let (cert, key) = (&files.worker.0, &files.worker.1);
-    let postgres = postgres(&[("tls_ca_file", &files.ca), ("tls_cert_file", cert), ("tls_key_file", key)]);
+    let postgres = server(&[("tls_ca_file", &files.ca), ("tls_cert_file", cert), ("tls_key_file", key)]);
     holds(&postgres, &redis, &format!("rediss://localhost:{port}"));
 }
 
@@ -112,7 +113,7 @@ fn a_stranger_is_not_spoken_to() {
     let files = make_files();
     let (_redis, port) = redis(&files, "no");
     let others = make_files();
-    let postgres = postgres(&[("tls_ca_file", &others.ca)]);
+    let postgres = server(&[("tls_ca_file", &others.ca)]);
     let mut client = postgres.connect();
     let (state, text) = refused(&mut client, "SELECT tandem.link('rediss://127.0.0.1:1#insecure')");
     assert_eq!(state, "22023", "{text}");
@@ -121,4 +122,58 @@ fn a_stranger_is_not_spoken_to() {
         value::<Option<String>>(&mut client, "SELECT last_error FROM tandem.links()")
     });
     assert!(told.contains("certificate") && !told.contains("s3cret"), "{told}");
+}
+
+/// A Postgres that takes connections from outside by TLS only.
+fn encrypted(files: &Files) -> Postgres {
+    let server = server(&[]);
+    let data = server.directory().join("data");
+    let key = data.join("tls.key");
+    fs::copy(&files.server.1, &key).expect("the folder takes a file");
+    // Postgres takes a key only that nobody else reads.
+    let owner = fs::metadata(&data).expect("the server made it");
+    chown(&key, Some(owner.uid()), Some(owner.gid())).expect("the file is ours");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+    let mut client = server.connect();
+    for (name, value) in
+        [("ssl_key_file", "tls.key"), ("ssl_cert_file", &shown(&files.server.0)), ("ssl", "on")]
+    {
+        run(&mut client, &format!("ALTER SYSTEM SET {name} = '{value}'"));
+    }
+    run(&mut client, "CREATE ROLE outside LOGIN IN ROLE tandem_writer; SELECT tandem.put('a', '1')");
+    let hba = data.join("pg_hba.conf");
+    let rules = fs::read_to_string(&hba).expect("initdb wrote it");
+    let own = "hostssl all outside all trust\nhost all outside all reject\n";
+    fs::write(&hba, format!("{own}{rules}")).expect("it can be written");
+    run(&mut client, "SELECT pg_reload_conf()");
+    wait::until("it speaks TLS", DEADLINE, || value::<String>(&mut server.connect(), "SHOW ssl") == "on");
+    server
+}
+
+#[test]
+fn a_check_with_another_postgres_speaks_tls() {
+    let files = make_files();
+    let other = encrypted(&files);
+    let here = server(&[("tls_ca_file", &files.ca)]);
+    let mut client = here.connect();
+    let stranger = make_files();
+    let apart = server(&[("tls_ca_file", &stranger.ca)]);
+    let reconcile = |client: &mut postgres::Client, mode: &str| -> (String, String) {
+        let url = format!("postgresql://outside@localhost:{}/postgres?sslmode={mode}", other.port());
+        let query = format!(
+            "SELECT answer || ' ' || differences, coalesce(reason, '') FROM tandem.reconcile('{url}')"
+        );
+        let row = client.query_one(&query, &[]).expect("it answers");
+        (row.get(0), row.get(1))
+    };
+    assert_eq!(reconcile(&mut client, "require").0, "equal 1");
+    for mode in ["verify-full", "prefer"] {
+        assert_eq!(reconcile(&mut client, mode).0, "equal 0", "{mode}");
+    }
+    let (answer, reason) = reconcile(&mut client, "disable");
+    assert!(answer == "incomplete 0" && reason.contains("pg_hba.conf"), "{answer}: {reason}");
+    for mode in ["require", "prefer"] {
+        let (answer, reason) = reconcile(&mut apart.connect(), mode);
+        assert!(answer == "incomplete 0" && reason.contains("certificate"), "{mode}: {answer}: {reason}");
+    }
 }

@@ -1,23 +1,21 @@
-//! link, unlink, pause_link, resume_link, reconcile.
+//! link, unlink, pause_link, resume_link, retry_dead_letters.
 
 use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::settings;
-use crate::snapshot;
 use crate::store;
-use crate::worker::{
-    Broken, Connection, Failed, Local, Refused, Remote, Report, Retried, Run, Task, Ways, begin, check,
-    finish, is_preloaded, owner, retry, savepoint,
-};
+use crate::worker::{Retried, is_preloaded, retry};
 use pgrx::prelude::*;
 use tandem_shared::Error;
-use tandem_shared::digest::hex;
 use tandem_shared::error::shown;
-use tandem_shared::id::{Range, check_prefix};
+use tandem_shared::id::check_prefix;
 use tandem_shared::request::page_limit;
 
 /// Longest name of a link: it is part of a worker's name, which Postgres cuts at 96 bytes.
 const NAME_BYTES_MAX: usize = 48;
+
+/// What a check calls this Postgres.
+pub const LOCAL: &str = "local";
 
 fn check_choice(what: &str, value: &str, choices: &[&str]) -> Result<(), Error> {
     if choices.contains(&value) {
@@ -30,7 +28,8 @@ fn check_choice(what: &str, value: &str, choices: &[&str]) -> Result<(), Error> 
     ))
 }
 
-fn no_link(name: &str) -> Error {
+/// There is no link of that name.
+pub fn no_link(name: &str) -> Error {
     Error::NoLink {
         what: format!("link {}", shown(name)),
         problem: "does not exist".to_owned(),
@@ -86,9 +85,26 @@ fn link(
             )
             .into());
         }
-        check_choice("mode", mode, &["mirror"])?;
+        // Where a link is named, a peer may be too.
+        if name.contains("://") || name == LOCAL {
+            return Err(Error::invalid(
+                format!("link name {}", shown(name)),
+                "is what a check calls one of its peers",
+                "give a name without ://, other than local",
+            )
+            .into());
+        }
+        check_choice("mode", mode, &["mirror", "cache"])?;
         check_choice("direction", direction, &["both", "to_redis", "from_redis"])?;
         check_prefix(prefix)?;
+        if mode == "cache" && direction == "from_redis" {
+            return Err(Error::invalid(
+                "direction from_redis",
+                "brings nothing to a cache",
+                "give direction both or to_redis, or mode mirror",
+            )
+            .into());
+        }
         if check_every.is_some_and(|pause| pause.as_micros() <= 0) {
             return Err(Error::invalid(
                 "check_every",
@@ -181,140 +197,3 @@ fn retry_dead_letters(
 
 /// Letters tried again unless the caller says otherwise.
 const LETTERS: i64 = 1000;
-
-/// The caller's own transaction.
-struct Within;
-
-impl Local for Within {
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
-        pgrx::check_for_interrupts!();
-        snapshot::of_this_moment_if_it_may(work).map_err(|failure| Broken(failure.to_string()))
-    }
-
-    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
-        pgrx::check_for_interrupts!();
-        savepoint(work)
-    }
-
-    /// Its caller is told, and nothing has left its side.
-    fn set_aside(&mut self, _: &str, _: Refused) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    /// Nobody would see it before the caller commits.
-    fn tell(&mut self, _: &'static str, _: &Report) -> Result<(), Broken> {
-        Ok(())
-    }
-}
-
-type ReconcileRow = (String, i64, i64, i64, i64, i64, Vec<String>, i64, Option<String>);
-
-/// Compares both sides of a link under a prefix, and unless `dry_run` mends what differs by joining both ways; at most
-/// `max_rows` ids that differ. Errors: `NOLINK` where there is no such link, `INVALID`.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
-fn reconcile(
-    link: Option<&str>,
-    prefix: default!(Option<&str>, "''"),
-    dry_run: default!(Option<bool>, "false"),
-    max_rows: default!(Option<i64>, "NULL"),
-) -> TableIterator<
-    'static,
-    (
-        name!(answer, String),
-        name!(differences, i64),
-        name!(repaired, i64),
-        name!(ranges, i64),
-        name!(rounds, i64),
-        name!(bytes, i64),
-        name!(ids, Vec<String>),
-        name!(pending, i64),
-        name!(reason, Option<String>),
-    ),
-> {
-    let outcome = (|| {
-        let (link, prefix) = (given("link", link)?, given("prefix", prefix)?);
-        run_reconcile(link, prefix, given("dry_run", dry_run)?, max_rows)
-    })();
-    TableIterator::once(answer(outcome))
-}
-
-/// A link as `reconcile` needs it.
-struct Linked {
-    url: String,
-    prefix: String,
-    ways: Ways,
-}
-
-fn linked(name: &str) -> Outcome<Linked> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT url, prefix, direction FROM tandem.links WHERE name = $1",
-            None,
-            &[name.into()],
-        )?;
-        let Some(row) = rows.into_iter().next() else { return Err(no_link(name).into()) };
-        Ok(Linked {
-            url: row.get(1)?.unwrap_or_default(),
-            prefix: row.get(2)?.unwrap_or_default(),
-            ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
-        })
-    })
-}
-
-fn run_reconcile(name: &str, prefix: &str, dry_run: bool, max_rows: Option<i64>) -> Outcome<ReconcileRow> {
-    check_prefix(prefix)?;
-    let ids_max = max_rows.map(|max| u64::try_from(max).ok().filter(|max| *max > 0).ok_or(max)).transpose();
-    let ids_max = ids_max.map_err(|max| {
-        Error::invalid(format!("max_rows {max}"), "is out of range", "give 1 or more, or NULL for no bound")
-    })?;
-    let linked = linked(name)?;
-    let wanted = Range::of_prefix(prefix)?;
-    let ranges = crate::worker::ranges(&linked.prefix)?.into_iter().map(|range| range.intersection(&wanted));
-    let ranges = ranges.filter(|range| !range.is_empty()).collect();
-    let ways = if dry_run { Ways::NONE } else { linked.ways };
-    let task = Task { link: name, key: settings::digest_key(), ways, ids_max };
-    let mut report = Report::default();
-    if !dry_run {
-        store::refuse_read_only(c"tandem.reconcile() that mends");
-    }
-    let owner = if dry_run { None } else { Some(owner()?) };
-    let compared = (|| {
-        let mut connection = Connection::open(&linked.url)?;
-        if let Some(owner) = owner {
-            Remote(&mut connection).attach(name, &hex(&task.key.check()), &owner)?;
-        }
-        check(&mut Within, &mut connection, &task, ranges, &mut report)
-    })();
-    if let Err(Broken(reason)) = compared {
-        report.cut_short = Some(reason);
-    }
-    // Last, as a transaction that has written holds back the log for every link.
-    record(&Run { link: name, kind: "reconcile", prefix, dry_run }, &report)?;
-    Ok(row(report))
-}
-
-fn record(run: &Run<'_>, report: &Report) -> Outcome<()> {
-    // SAFETY: plain reads of the backend's own state.
-    if unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() } {
-        return Ok(());
-    }
-    let run = begin(run)?;
-    finish(run, report)
-}
-
-fn row(report: Report) -> ReconcileRow {
-    let (verdict, reason) = report.verdict();
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    (
-        verdict.as_str().to_owned(),
-        number(report.differences),
-        number(report.repaired),
-        number(report.ranges),
-        number(report.rounds),
-        number(report.bytes),
-        report.ids,
-        number(report.in_flight),
-        reason,
-    )
-}

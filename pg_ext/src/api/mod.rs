@@ -6,6 +6,8 @@ pub mod dirty;
 mod items;
 pub mod links;
 pub mod merkle;
+mod peers;
+mod reconcile;
 mod wait;
 
 pgrx::extension_sql_file!(

@@ -268,6 +268,11 @@ pub fn is_binding(id: &str, head: &Head<'_>) -> Outcome<bool> {
     Ok(Spi::get_one_with_args::<bool>("SELECT tandem.is_taken($1)", &[id.into()])? != Some(true))
 }
 
+/// Records a revision that lost against another one of its version elsewhere.
+pub fn keep_loser(id: &str, loser: &Revision) -> Outcome<()> {
+    Spi::connect_mut(|client| record_conflict(client, id, Some(loser.clone())))
+}
+
 /// Decodes a revision that comes from outside. Errors: `CORRUPT`.
 pub fn decode(bytes: &[u8]) -> Result<Revision> {
     codec::decode(bytes, Source::Foreign)

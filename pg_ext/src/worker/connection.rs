@@ -72,6 +72,18 @@ pub fn check_url(url: &str) -> Result<(), Error> {
     }
 }
 
+/// The address in a URL, without user and password.
+pub fn redis_name(url: &str) -> String {
+    let Some((info, is_tls)) = parse(url) else { return "redis://".to_owned() };
+    let scheme = if is_tls { "rediss" } else { "redis" };
+    let address = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => format!("{scheme}://{host}:{port}"),
+        ConnectionAddr::Unix(path) => format!("unix://{}", path.display()),
+        _ => format!("{scheme}://"),
+    };
+    format!("{address}/{}", info.redis_settings().db())
+}
+
 /// Reads an address, and whether it is spoken to by TLS: the client crate takes `rediss` only with a TLS of its own.
 fn parse(url: &str) -> Option<(ConnectionInfo, bool)> {
     match url.strip_prefix("rediss://") {
@@ -139,14 +151,19 @@ impl Connection {
 
     /// Reads a reply; an error that Redis replies is one here too.
     pub fn receive(&mut self) -> Result<Value, Broken> {
+        match self.receive_raw()? {
+            Value::ServerError(error) => Err(Broken(reply_error(&error))),
+            value => Ok(value),
+        }
+    }
+
+    /// Reads a reply, which may be an error that Redis replies.
+    pub fn receive_raw(&mut self) -> Result<Value, Broken> {
         let mut counted = Counted { reader: &mut self.reader, bytes: 0 };
         let value = self.parser.parse_value(&mut counted).map_err(|error| broken("reading", error));
         let bytes = counted.bytes;
         self.bytes += bytes;
-        match value? {
-            Value::ServerError(error) => Err(Broken(reply_error(&error))),
-            value => Ok(value),
-        }
+        value
     }
 
     /// Sends a command and reads its reply.

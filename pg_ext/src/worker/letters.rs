@@ -2,7 +2,7 @@
 //! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked for.
 
 use super::connection::{Broken, Connection};
-use super::repair::push;
+use super::redis_peer::push;
 use super::transaction::{savepoint, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
@@ -64,7 +64,7 @@ pub fn push_requested(talk: &mut Connection, link: &str) -> Result<(), Broken> {
     letters.retain(|(_, id)| !later.contains(id));
     let revisions: Vec<(&str, Vec<u8>)> =
         found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-    let answers = push(talk, link, &revisions)?;
+    let answers = push(talk, Some(link), &revisions)?;
     fault_point::reach(Point::LetterPushed);
     let mut refused: Vec<(&str, String)> = Vec::new();
     for ((id, _), answer) in revisions.iter().zip(answers) {

@@ -111,7 +111,7 @@ fn report<T>(result: Result<T, super::transaction::Failed>) {
     }
 }
 
-/// Starts a session for each link that should have one and has none.
+/// Starts a session, and a reader, for each link that should have one and has none.
 fn start_sessions(database: &str) {
     // A dump that is restored elsewhere brings its links. Two Postgres must not share one link by accident.
     report(transaction(|| {
@@ -124,24 +124,27 @@ fn start_sessions(database: &str) {
     let missing = transaction(|| {
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT l.name FROM tandem.links l WHERE NOT l.paused AND NOT EXISTS (SELECT FROM pg_stat_activity a \
-                 WHERE a.backend_type = 'tandem link ' || l.name AND a.datname = current_database())",
+                "SELECT k.kind, l.name FROM tandem.links l CROSS JOIN (VALUES ('link'), ('reader')) AS k (kind) \
+                 WHERE NOT l.paused AND (k.kind = 'link' OR l.direction <> 'from_redis') \
+                   AND NOT EXISTS (SELECT FROM pg_stat_activity a \
+                     WHERE a.backend_type = format('tandem %s %s', k.kind, l.name) AND a.datname = current_database())",
                 None,
                 &[],
             )?;
-            let mut names = Vec::new();
+            let mut missing = Vec::new();
             for row in rows {
-                names.extend(row.get::<String>(1)?);
+                missing.extend(row.get::<String>(1)?.zip(row.get::<String>(2)?));
             }
-            Ok(names)
+            Ok(missing)
         })
     });
-    for name in missing.unwrap_or_default() {
-        let kind = format!("tandem link {name}");
+    for (kind, name) in missing.unwrap_or_default() {
+        let function = if kind == "link" { "tandem_link_main" } else { "tandem_reader_main" };
+        let kind = format!("tandem {kind} {name}");
         let started = BackgroundWorkerBuilder::new(&kind)
             .set_type(&kind)
             .set_library("tandem")
-            .set_function("tandem_link_main")
+            .set_function(function)
             .set_extra(&format!("{database}\n{name}"))
             .enable_spi_access()
             // SAFETY: the process' own id.
@@ -149,9 +152,9 @@ fn start_sessions(database: &str) {
             .load_dynamic();
         match started {
             Ok(worker) => drop(worker.wait_for_startup()),
-            Err(_) => pgrx::warning!(
-                "tandem link {name}: no free background worker; raise max_worker_processes and restart"
-            ),
+            Err(_) => {
+                pgrx::warning!("{kind}: no free background worker; raise max_worker_processes and restart")
+            }
         }
     }
 }

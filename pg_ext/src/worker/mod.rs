@@ -3,20 +3,29 @@
 
 mod checks;
 mod connection;
+mod id_filter;
 mod letters;
 mod manager;
+mod peer;
+mod postgres_peer;
+mod reader;
+mod redis_peer;
 mod remote;
 mod repair;
 mod session;
+mod supervision;
 mod tls;
 mod transaction;
 
 pub use checks::{Run, begin, finish};
-pub use connection::{Broken, Connection, check_url};
+pub use connection::{Broken, Connection, check_url, redis_name};
 pub use letters::{Retried, retry};
+pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
+pub use postgres_peer::{Database, config_of, is_postgres, name_of};
+pub use redis_peer::Redis;
 pub use remote::{Remote, owner};
-pub use repair::{Local, Refused, Report, Task, Ways, check};
-pub use session::ranges;
+pub use repair::{Books, Refused, Report, Task, Ways, check, check_held};
+pub use session::carried;
 pub use transaction::{Failed, savepoint};
 
 use crate::settings;

@@ -1,12 +1,15 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
-use crate::error::Outcome;
+use super::peer::Answer;
+use crate::error;
 use crate::settings;
 use pgrx::prelude::*;
 use redis::Value;
 use std::collections::HashMap;
+use std::time::Duration;
 use tandem_shared::codec::{Source, decode};
+use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::owner::Owner;
@@ -23,8 +26,11 @@ pub struct Pulled {
     pub revision: Option<Vec<u8>>,
 }
 
+/// An id that is wanted in Redis, and what is to be stored where there is nothing, encoded.
+pub type Wanted = (String, Option<Vec<u8>>);
+
 /// This server.
-pub fn owner() -> Outcome<Owner> {
+pub fn owner() -> error::Outcome<Owner> {
     let (cluster, timeline) = Spi::get_two::<String, i64>(
         "SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
          FROM pg_control_system()",
@@ -81,12 +87,22 @@ impl Remote<'_> {
         array(self.0.ask(&command)?)
     }
 
-    /// Attaches a link. Returns the server's run and whether the link was not known.
-    pub fn attach(&mut self, link: &str, key_check: &str, owner: &Owner) -> Result<(String, bool), Broken> {
+    /// Attaches a link for a server. `source`: the mode and the prefix of what Redis may ask for; without one it is left as
+    /// it is. Returns the server's run and whether the link was not known.
+    pub fn attach(
+        &mut self,
+        link: &str,
+        key_check: &str,
+        owner: &Owner,
+        source: Option<(&str, &str)>,
+    ) -> Result<(String, bool), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
-        let retention_ms = settings::tombstone_retention().ms();
-        command.arg("ATTACH").arg(link).arg(key_check).arg(retention_ms);
-        let reply = array(self.0.ask(command.arg(&*owner.cluster).arg(owner.timeline))?)?;
+        command.arg("ATTACH").arg(link).arg(key_check).arg(settings::tombstone_retention().ms());
+        command.arg(&*owner.cluster).arg(owner.timeline);
+        if let Some((mode, prefix)) = source {
+            command.arg(mode).arg(prefix);
+        }
+        let reply = array(self.0.ask(&command)?)?;
         let mut fields = HashMap::new();
         let mut values = reply.into_iter();
         while let (Some(name), Some(value)) = (values.next(), values.next()) {
@@ -125,26 +141,115 @@ impl Remote<'_> {
         self.0.ask(redis::cmd("TANDEM.LINK").arg("ACK").arg(link).arg(run).arg(seq)).map(drop)
     }
 
-    /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
-    pub fn push(
+    /// Says that everything was compared.
+    pub fn ready(&mut self, link: &str) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("READY").arg(link)).map(drop)
+    }
+
+    /// Asks for ids that are wanted in Redis. `is_anew`: of those that were named before, too.
+    pub fn wanted_command(
+        link: &str,
+        owner: &Owner,
+        max: usize,
+        block: Duration,
+        is_anew: bool,
+    ) -> redis::Cmd {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command
+            .arg("WANTED")
+            .arg(link)
+            .arg(&*owner.cluster)
+            .arg(owner.timeline)
+            .arg(max)
+            .arg(block.as_millis() as u64);
+        if is_anew {
+            command.arg("ANEW");
+        }
+        command
+    }
+
+    /// The ids that are wanted, and what is to be stored where there is nothing, encoded.
+    pub fn wanted(reply: Value) -> Result<Vec<Wanted>, Broken> {
+        let mut fields = array(reply)?.into_iter();
+        let mut wanted = Vec::new();
+        while let (Some(id), Some(offer)) = (fields.next(), fields.next()) {
+            let offer = if offer == Value::Nil { None } else { Some(bytes(offer)?) };
+            wanted.push((text(id)?, offer));
+        }
+        Ok(wanted)
+    }
+
+    /// Sends what was wanted; an empty revision says that there is none. Returns why some were refused, in order.
+    pub fn fill(
         &mut self,
         link: &str,
+        owner: &Owner,
         revisions: &[(&str, Vec<u8>)],
-    ) -> Result<Vec<Result<String, String>>, Broken> {
+    ) -> Result<Vec<Option<String>>, Broken> {
+        let refusal = |answer| match answer {
+            Value::ServerError(error) => Some(reply_error(&error)),
+            _ => None,
+        };
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("FILL").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        Ok(self.send_revisions(command, revisions)?.into_iter().map(refusal).collect())
+    }
+
+    /// Whether Redis has, or is about to have, each of the ids.
+    pub fn holds(&mut self, link: &str, ids: &[String]) -> Result<Vec<bool>, Broken> {
+        flags(self.0.ask(redis::cmd("TANDEM.LINK").arg("HOLDS").arg(link).arg(ids))?, ids.len())
+    }
+
+    /// Begins a filter of ids with room for so many.
+    pub fn filter_begin(&mut self, link: &str, ids: u64) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("FILTER").arg(link).arg("BEGIN").arg(ids)).map(drop)
+    }
+
+    /// Puts keys of ids into the filter and takes others out. False if it is to be loaded anew.
+    pub fn filter_change(&mut self, link: &str, added: &[u64], removed: &[u64]) -> Result<bool, Broken> {
+        let bytes = |keys: &[u64]| keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<u8>>();
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("FILTER").arg(link).arg("CHANGE").arg(bytes(added)).arg(bytes(removed));
+        Ok(integer(&self.0.ask(&command)?)? == 1)
+    }
+
+    /// Says that the filter has all ids.
+    pub fn filter_complete(&mut self, link: &str) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg("FILTER").arg(link).arg("COMPLETE")).map(drop)
+    }
+
+    /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
+    pub fn push(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
         command.arg("PUSH").arg(link);
+        let answers = self.send_revisions(command, revisions)?;
+        answers.into_iter().map(answer).collect()
+    }
+
+    fn send_revisions(
+        &mut self,
+        mut command: redis::Cmd,
+        revisions: &[(&str, Vec<u8>)],
+    ) -> Result<Vec<Value>, Broken> {
         for (id, revision) in revisions {
             command.arg(*id).arg(revision.as_slice());
         }
         let answers = array(self.0.ask(&command)?)?;
-        if answers.len() != revisions.len() {
-            return Err(malformed());
+        if answers.len() == revisions.len() { Ok(answers) } else { Err(malformed()) }
+    }
+
+    /// Joins encoded revisions on behalf of no link, so that every link is told; an answer each, as from `push`.
+    pub fn join(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
+        for (id, revision) in revisions {
+            self.0.send(redis::cmd("TANDEM.JOIN").arg(*id).arg(revision.as_slice()))?;
         }
-        let answer = |value| match value {
-            Value::ServerError(error) => Ok(Err(reply_error(&error))),
-            value => Ok(Ok(text(value)?)),
-        };
-        answers.into_iter().map(answer).collect()
+        revisions.iter().map(|_| answer(self.0.receive_raw()?)).collect()
+    }
+
+    /// Whether the digests there are made with the secret that has this check value.
+    pub fn has_key(&mut self, check: &str) -> Result<bool, Broken> {
+        let reply = self.0.ask(redis::cmd("TANDEM.LINK").arg("HASKEY").arg(check))?;
+        Ok(integer(&reply)? == 1)
     }
 
     /// The current revisions of ids, as many as fit a page, and the number of ids that it answers for.
@@ -185,16 +290,34 @@ impl Remote<'_> {
         Ok(0)
     }
 
-    /// Whether each of the ids waits in Redis for a link.
-    pub fn waits(&mut self, link: &str, ids: &[&str]) -> Result<Vec<bool>, Broken> {
+    /// Whether each of the ids waits in Redis for a link, or for any.
+    pub fn waits(&mut self, link: Option<&str>, ids: &[&str]) -> Result<Vec<bool>, Broken> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let replies = array(self.0.ask(redis::cmd("TANDEM.LINK").arg("WAITS").arg(link).arg(ids))?)?;
-        if replies.len() != ids.len() {
-            return Err(malformed());
-        }
-        replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
+        let mut command = redis::cmd("TANDEM.LINK");
+        match link {
+            Some(link) => command.arg("WAITS").arg(link),
+            None => command.arg("PENDING"),
+        };
+        flags(self.0.ask(command.arg(ids))?, ids.len())
+    }
+}
+
+/// So many times 1 or 0.
+fn flags(reply: Value, count: usize) -> Result<Vec<bool>, Broken> {
+    let replies = array(reply)?;
+    if replies.len() != count {
+        return Err(malformed());
+    }
+    replies.iter().map(|reply| Ok(integer(reply)? == 1)).collect()
+}
+
+/// What Redis says of a revision that is joined.
+fn answer(value: Value) -> Result<Answer, Broken> {
+    match value {
+        Value::ServerError(error) => Ok(Err(reply_error(&error))),
+        value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),
     }
 }
 

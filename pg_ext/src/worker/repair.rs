@@ -1,23 +1,17 @@
-//! Check and repair of a link: the shared search finds the ids that differ, and joining both ways mends them.
+//! Check and repair of two sides: the shared search finds the ids that differ, and joining both ways mends them.
 
-use super::connection::{Broken, Connection};
-use super::remote::Remote;
-use super::transaction::Failed;
-use crate::error::Outcome;
+use super::connection::Broken;
+use super::peer::{Answer, Named, Peer};
 use crate::fault_point::{self, Point};
-use crate::planning;
-use crate::replica::Items;
 use crate::settings;
-use crate::store::{self, Page};
-use pgrx::prelude::*;
+use crate::store::Page;
 use std::collections::{HashMap, HashSet};
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
-use tandem_shared::index::Part;
-use tandem_shared::reconcile::{Drift, Entry, Options, Replica, Search, SearchError, Verdict};
-use tandem_shared::request::Operation;
-use tandem_shared::{DigestKey, Fingerprint, Revision};
+use tandem_shared::join::order;
+use tandem_shared::reconcile::{Drift, Entry, Options, Search, SearchError, Verdict};
+use tandem_shared::{DigestKey, Revision};
 
 /// Ids of a report that are named in the answer of a function.
 const IDS_MAX: usize = 1000;
@@ -31,13 +25,13 @@ pub struct Report {
     pub differences: u64,
     /// Ids that were mended.
     pub repaired: u64,
-    /// Of the ids that differ still, those on their way: in Redis they wait for this link, or in the log for it.
+    /// Of the ids that differ still, those on their way: they wait in Redis or in the log for the link.
     pub in_flight: u64,
     /// Ranges compared.
     pub ranges: u64,
     /// Rounds of comparison.
     pub rounds: u64,
-    /// Bytes to and from Redis.
+    /// Bytes to and from the sides that are not this database.
     pub bytes: u64,
     /// The first of the ids.
     pub ids: Vec<String>,
@@ -53,7 +47,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Row {
     id: String,
-    drift: Drift,
+    differed: String,
     done: &'static str,
     reason: Option<String>,
 }
@@ -66,7 +60,7 @@ impl Row {
 
     /// What differed.
     pub fn differed(&self) -> &str {
-        self.drift.as_str()
+        &self.differed
     }
 
     /// What was done: `pulled`, `pushed`, `nothing` or `refused`.
@@ -80,13 +74,22 @@ impl Row {
     }
 }
 
+/// A side of a check; in that of a link Postgres is the left one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The left one.
+    Left,
+    /// The right one.
+    Right,
+}
+
 /// A revision that one side refused.
 #[derive(Debug)]
 pub struct Refused {
     /// Its id.
     pub id: String,
-    /// Where it was to go, as in `tandem.dead_letters`.
-    pub direction: &'static str,
+    /// The side that refused it.
+    pub side: Side,
     /// The revision, encoded.
     pub revision: Vec<u8>,
     /// What the side said.
@@ -118,56 +121,38 @@ impl Report {
     }
 }
 
-/// Which side of a link takes what the other has.
+/// Which side takes what the other has.
 #[derive(Debug, Clone, Copy)]
 pub struct Ways {
-    /// Redis takes what Postgres has.
-    pub to_redis: bool,
-    /// Postgres takes what Redis has.
-    pub from_redis: bool,
+    /// The left side takes what the right one has.
+    pub to_left: bool,
+    /// The right side takes what the left one has.
+    pub to_right: bool,
 }
 
 impl Ways {
-    /// As the column `direction` of `tandem.links` says.
+    /// As the column `direction` of `tandem.links` says; Postgres is on the left.
     pub fn of(direction: &str) -> Ways {
-        Ways { to_redis: direction != "from_redis", from_redis: direction != "to_redis" }
+        Ways { to_left: direction != "to_redis", to_right: direction != "from_redis" }
     }
 
+    /// Each takes what the other has.
+    pub const BOTH: Ways = Ways { to_left: true, to_right: true };
+
     /// Nothing is taken: a dry run.
-    pub const NONE: Ways = Ways { to_redis: false, from_redis: false };
+    pub const NONE: Ways = Ways { to_left: false, to_right: false };
 }
 
-/// How the Postgres side runs: a function inside its caller's transaction, a worker in one transaction a step.
-pub trait Local {
-    /// Runs `work` on the database.
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken>;
-
-    /// Runs `work`, which data may make fail; then nothing of it is done.
-    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed>;
-
+/// What goes into the books while a check runs.
+pub trait Books {
     /// Keeps a revision that one side refused.
-    fn set_aside(&mut self, link: &str, refused: Refused) -> Result<(), Broken>;
+    fn set_aside(&mut self, refused: Refused) -> Result<(), Broken>;
 
     /// Is told how far the check is.
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken>;
-}
 
-struct Through<'a, L>(&'a mut L);
-
-impl<L: Local> Replica for Through<'_, L> {
-    type Error = Broken;
-
-    fn fingerprints(&mut self, ranges: &[Range]) -> Result<Vec<Fingerprint>, Broken> {
-        self.0.run(|| Items.fingerprints(ranges))
-    }
-
-    fn splits(&mut self, ranges: &[Range], parts: usize) -> Result<Vec<Vec<Part>>, Broken> {
-        self.0.run(|| Items.splits(ranges, parts))
-    }
-
-    fn lists(&mut self, ranges: &[Range], limit_each: usize) -> Result<Vec<Vec<Entry>>, Broken> {
-        self.0.run(|| Items.lists(ranges, limit_each))
-    }
+    /// Keeps a revision that lost against another of its version on two sides that keep none.
+    fn keep_loser(&mut self, id: &str, loser: &Revision) -> Result<(), Broken>;
 }
 
 fn either(error: SearchError<Broken, Broken>) -> Broken {
@@ -180,57 +165,115 @@ fn either(error: SearchError<Broken, Broken>) -> Broken {
 }
 
 /// What to check, and how.
-pub struct Task<'a> {
-    /// The link.
-    pub link: &'a str,
+pub struct Task {
     /// Key of all digests.
     pub key: DigestKey,
     /// Who takes what from whom.
     pub ways: Ways,
     /// Differing ids to handle at most.
     pub ids_max: Option<u64>,
+    /// What the left and the right side are called in the report.
+    pub names: (&'static str, &'static str),
+}
+
+impl Task {
+    /// The check of a link: Postgres on the left, Redis on the right.
+    pub fn of_link(ways: Ways, ids_max: Option<u64>) -> Task {
+        Task { key: settings::digest_key(), ways, ids_max, names: ("postgres", "redis") }
+    }
 }
 
 /// Compares ranges of both sides and mends what differs in the ways given, a page at a time. What was found and done
 /// before an error is in the report.
-pub fn check<L: Local>(
-    local: &mut L,
-    connection: &mut Connection,
-    task: &Task<'_>,
+pub fn check(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
     ranges: Vec<Range>,
     report: &mut Report,
+    books: &mut dyn Books,
 ) -> Result<(), Broken> {
-    let bytes_before = connection.bytes;
+    let bytes_before = left.bytes() + right.bytes();
     for range in ranges {
         let mut search = Search::new(range, Options::default());
         let (ranges, rounds) = (report.ranges, report.rounds);
         loop {
-            local.tell("comparing", report)?;
-            let done = search.step(&mut Through(local), &mut Remote(connection)).map_err(either)?;
+            books.tell("comparing", report)?;
+            let done = search.step(left, right).map_err(either)?;
             report.ranges = ranges + search.ranges_compared;
             report.rounds = rounds + search.rounds;
-            report.bytes = connection.bytes - bytes_before;
-            let mut ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
-            while !ids.is_empty() {
-                let room = report.room(task.ids_max);
-                if room == 0 {
-                    let bound = task.ids_max.unwrap_or_default();
-                    report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
-                    return Ok(());
-                }
-                let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
-                local.tell("mending", report)?;
-                ids = page_of(local, connection, task, ids, report)?;
-                fault_point::reach(Point::CheckMended);
-                report.bytes = connection.bytes - bytes_before;
-                ids.extend(rest);
+            report.bytes = left.bytes() + right.bytes() - bytes_before;
+            let ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
+            if !mend(left, right, task, ids, report, books)? {
+                return Ok(());
             }
+            report.bytes = left.bytes() + right.bytes() - bytes_before;
             if done {
                 break;
             }
         }
     }
     Ok(())
+}
+
+/// Ids looked at in one step where the right side holds some only.
+const HELD_PAGE: usize = 1000;
+
+/// As [`check`] where the right side holds some of the ids of a range: every one that it holds is compared, which takes
+/// work by their number.
+pub fn check_held(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    range: Range,
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<(), Broken> {
+    let bytes_before = left.bytes() + right.bytes() - report.bytes;
+    let mut rest = range;
+    loop {
+        books.tell("comparing", report)?;
+        let page = right.lists(std::slice::from_ref(&rest), HELD_PAGE)?;
+        let held = page.into_iter().next().unwrap_or_default();
+        let Some(last) = held.last() else { return Ok(()) };
+        rest = rest.after(&last.id);
+        let ids: Vec<String> = held.iter().map(|entry| entry.id.clone()).collect();
+        let of_left = left.digests(&task.key, &ids)?;
+        report.ranges += 1;
+        report.rounds += 1;
+        let differs = |entry: &Entry| of_left.get(&entry.id) != Some(&entry.digest);
+        let ids = held.into_iter().filter(differs).map(|entry| entry.id).collect();
+        let within_bound = mend(left, right, task, ids, report, books)?;
+        report.bytes = left.bytes() + right.bytes() - bytes_before;
+        if !within_bound {
+            return Ok(());
+        }
+    }
+}
+
+/// Mends ids a page at a time. False when the bound was reached before all were handled.
+fn mend(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    mut ids: Vec<String>,
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<bool, Broken> {
+    while !ids.is_empty() {
+        let room = report.room(task.ids_max);
+        if room == 0 {
+            let bound = task.ids_max.unwrap_or_default();
+            report.cut_short = Some(format!("the bound of {bound} ids was reached; run it again"));
+            return Ok(false);
+        }
+        let rest = ids.split_off(ids.len().min(PAGE_IDS).min(room));
+        books.tell("mending", report)?;
+        ids = page_of(left, right, task, ids, report, books)?;
+        fault_point::reach(Point::CheckMended);
+        ids.extend(rest);
+    }
+    Ok(true)
 }
 
 /// What became of an id that differed.
@@ -242,52 +285,65 @@ struct Fate {
 
 /// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those whose
 /// content no longer fitted beside that of the others.
-fn page_of<L: Local>(
-    local: &mut L,
-    connection: &mut Connection,
-    task: &Task<'_>,
+fn page_of(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
     mut ids: Vec<String>,
     report: &mut Report,
+    books: &mut dyn Books,
 ) -> Result<Vec<String>, Broken> {
-    let (mut theirs, answered) = Remote(connection).fetch(&ids)?;
-    let mut later = ids.split_off(answered);
-    let Page { found: mut ours, later: too_much } = local.run(|| store::fetch(&ids))?;
+    let Page { found: mut of_right, mut later } = right.fetch(&ids)?;
+    ids.retain(|id| !later.contains(id));
+    let Page { found: of_left, later: too_much } = left.fetch(&ids)?;
     ids.retain(|id| !too_much.contains(id));
-    theirs.retain(|id, _| !too_much.contains(id));
+    of_right.retain(|id, _| !too_much.contains(id));
     later.extend(too_much);
-    forget_unbinding(local, connection, task.link, &mut theirs, &mut ours)?;
     let drift = |id: &String| {
-        let (redis, postgres) = (theirs.get(id).map(Revision::head), ours.get(id).map(Revision::head));
-        Drift::of(&task.key, id, redis.as_ref(), postgres.as_ref()).map(|drift| (id.clone(), drift))
+        let (left, right) = (of_left.get(id).map(Revision::head), of_right.get(id).map(Revision::head));
+        Drift::of(&task.key, id, left.as_ref(), right.as_ref()).map(|drift| (id.clone(), drift))
     };
     let differing: Vec<(String, Drift)> = ids.iter().filter_map(drift).collect();
+    let is_mended = task.ways.to_left || task.ways.to_right;
+    if is_mended && !left.records_conflicts() && !right.records_conflicts() {
+        for (id, _) in differing.iter().filter(|(_, drift)| *drift == Drift::Conflict) {
+            if let (Some(left), Some(right)) = (of_left.get(id), of_right.get(id)) {
+                let is_less = order(&task.key, id, &left.head(), &right.head()).is_lt();
+                books.keep_loser(id, if is_less { left } else { right })?;
+            }
+        }
+    }
     let mut fates: HashMap<&str, Fate> =
         differing.iter().map(|(id, _)| (id.as_str(), Fate::default())).collect();
     let mut refused = Vec::new();
-    if task.ways.from_redis {
-        let revisions =
-            differing.iter().filter_map(|(id, _)| Some((id.as_str(), theirs.remove(id)?))).collect();
-        pull_all(local, task.link, revisions, &mut fates, &mut refused)?;
+    if task.ways.to_left {
+        let revisions: Vec<Named<'_>> =
+            differing.iter().filter_map(|(id, _)| Some((id.as_str(), of_right.remove(id)?))).collect();
+        let answers = left.join(&revisions)?;
+        settle(&revisions, answers, Side::Left, &mut fates, &mut refused);
         fault_point::reach(Point::CheckPulled);
     }
-    if task.ways.to_redis {
+    if task.ways.to_right {
         let is_open = |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none());
-        let back: Vec<(&str, Vec<u8>)> = differing
-            .iter()
-            .filter(|(id, _)| is_open(id))
-            .filter_map(|(id, _)| ours.get(id).map(|revision| (id.as_str(), encode(revision))))
-            .collect();
-        push_all(connection, task.link, &back, &mut fates, &mut refused)?;
+        let open = differing.iter().filter(|(id, _)| is_open(id));
+        let revisions: Vec<Named<'_>> =
+            open.filter_map(|(id, _)| Some((id.as_str(), of_left.get(id)?.clone()))).collect();
+        let answers = right.join(&revisions)?;
+        settle(&revisions, answers, Side::Right, &mut fates, &mut refused);
     }
     for refused in refused {
         report.refused.get_or_insert_with(|| format!("{}: {}", refused.id, refused.reason));
-        local.set_aside(task.link, refused)?;
+        books.set_aside(refused)?;
     }
     let is_left = |id: &&str| !matches!(fates.get(id).and_then(|fate| fate.done), Some("pulled" | "pushed"));
-    let left: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
-    let on_their_way = in_flight(local, connection, task.link, &left)?;
+    let still: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
+    let mut on_their_way = HashSet::new();
+    if !still.is_empty() {
+        on_their_way = right.waiting(&still)?;
+        on_their_way.extend(left.waiting(&still)?);
+    }
     report.differences += differing.len() as u64;
-    report.repaired += (differing.len() - left.len()) as u64;
+    report.repaired += (differing.len() - still.len()) as u64;
     report.in_flight += on_their_way.len() as u64;
     let room = IDS_MAX.saturating_sub(report.ids.len());
     report.ids.extend(differing.iter().take(room).map(|(id, _)| id.clone()));
@@ -295,170 +351,34 @@ fn page_of<L: Local>(
     report.rows.extend(differing.iter().take(room).map(|(id, drift)| {
         let Fate { done, reason } = fates.remove(id.as_str()).unwrap_or_default();
         let reason = reason.or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
-        Row { id: id.clone(), drift: *drift, done: done.unwrap_or("nothing"), reason }
+        let differed = drift.words(task.names.0, task.names.1);
+        Row { id: id.clone(), differed, done: done.unwrap_or("nothing"), reason }
     }));
-    Ok(later)
+    Ok(later.into_iter().collect())
 }
 
-/// Leaves out tombstones that their side may drop any moment: they no longer say which way to join.
-fn forget_unbinding<L: Local>(
-    local: &mut L,
-    connection: &mut Connection,
-    link: &str,
-    theirs: &mut HashMap<String, Revision>,
-    ours: &mut HashMap<String, Revision>,
-) -> Result<(), Broken> {
-    let since = settings::tombstone_retention().bound_since(store::now());
-    let is_old = |revision: &Revision| revision.head().is_tombstone() && revision.timestamp < since;
-    let old: Vec<String> =
-        theirs.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
-    let ids: Vec<&str> = old.iter().map(String::as_str).collect();
-    for (id, waits) in ids.iter().zip(Remote(connection).waits(link, &ids)?) {
-        if !waits {
-            theirs.remove(*id);
-        }
-    }
-    let old: Vec<String> =
-        ours.iter().filter(|(_, revision)| is_old(revision)).map(|(id, _)| id.clone()).collect();
-    for id in old {
-        let binding = |revision: &Revision| local.run(|| store::is_binding(&id, &revision.head()));
-        if !ours.get(&id).map_or(Ok(true), binding)? {
-            ours.remove(&id);
-        }
-    }
-    Ok(())
-}
-
-/// Joins revisions of Redis: all at once, or each by itself if one cannot be stored.
-fn pull_all<'a, L: Local>(
-    local: &mut L,
-    link: &str,
-    revisions: Vec<(&'a str, Revision)>,
+/// Notes what became of revisions that were joined on one side.
+fn settle<'a>(
+    revisions: &[Named<'a>],
+    answers: Vec<Answer>,
+    side: Side,
     fates: &mut HashMap<&'a str, Fate>,
     refused: &mut Vec<Refused>,
-) -> Result<(), Broken> {
-    let mut join = |part: &[(&str, Revision)]| {
-        let operation =
-            |(id, revision): &(&str, Revision)| ((*id).to_owned(), Operation::Apply(revision.clone()));
-        let operations = part.iter().map(operation).collect();
-        local.attempt(|| store::on_behalf_of(link, || store::run(operations)))
-    };
-    let mut outcomes: Vec<Result<Option<Joined>, String>> = Vec::with_capacity(revisions.len());
-    match join(&revisions) {
-        Ok(done) => outcomes.extend(done.into_iter().map(|done| Ok(done.joined))),
-        Err(_) => {
-            for revision in &revisions {
-                match join(std::slice::from_ref(revision)) {
-                    Ok(done) => outcomes.extend(done.into_iter().map(|done| Ok(done.joined))),
-                    Err(failed) if failed.is_data => outcomes.push(Err(failed.message)),
-                    Err(failed) => return Err(failed.into()),
-                }
-            }
-        }
-    }
-    for ((id, revision), outcome) in revisions.iter().zip(outcomes) {
+) {
+    for ((id, revision), answer) in revisions.iter().zip(answers) {
         let Some(fate) = fates.get_mut(id) else { continue };
-        match outcome {
-            Ok(Some(Joined::Applied)) => fate.done = Some("pulled"),
-            Ok(_) => {}
-            Err(reason) => {
+        match (answer, side) {
+            (Ok(Joined::Applied), Side::Left) => fate.done = Some("pulled"),
+            // The left side has another one, which the right one is to take.
+            (Ok(_), Side::Left) => {}
+            // The right side has written again meanwhile; its link will hear of it.
+            (Ok(Joined::Stale), Side::Right) => {}
+            (Ok(_), Side::Right) => fate.done = Some("pushed"),
+            (Err(reason), _) => {
                 *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
                 let (id, revision) = ((*id).to_owned(), encode(revision));
-                refused.push(Refused { id, direction: "from_redis", revision, reason });
+                refused.push(Refused { id, side, revision, reason });
             }
         }
     }
-    Ok(())
-}
-
-fn push_all<'a>(
-    connection: &mut Connection,
-    link: &str,
-    revisions: &[(&'a str, Vec<u8>)],
-    fates: &mut HashMap<&'a str, Fate>,
-    refused: &mut Vec<Refused>,
-) -> Result<(), Broken> {
-    for ((id, revision), answer) in revisions.iter().zip(push(connection, link, revisions)?) {
-        let Some(fate) = fates.get_mut(id) else { continue };
-        match answer {
-            // Redis has written again meanwhile; the link will hear of it.
-            Ok(answer) if answer == Joined::Stale.as_str() => {}
-            Ok(_) => fate.done = Some("pushed"),
-            Err(reason) => {
-                *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
-                let (id, revision) = ((*id).to_owned(), revision.clone());
-                refused.push(Refused { id, direction: "to_redis", revision, reason });
-            }
-        }
-    }
-    Ok(())
-}
-
-const UNPUSHED: &str = "SELECT DISTINCT c.id FROM tandem.links l JOIN tandem.changes c \
-        ON (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.origin IS DISTINCT FROM l.name \
-    WHERE l.name = $1 AND l.direction <> 'from_redis' AND c.id = ANY($2)";
-
-/// Those of the ids that wait for the link in Redis or in the log.
-fn in_flight<L: Local>(
-    local: &mut L,
-    connection: &mut Connection,
-    link: &str,
-    ids: &[&str],
-) -> Result<HashSet<String>, Broken> {
-    if ids.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let waits = Remote(connection).waits(link, ids)?;
-    let mut found: HashSet<String> =
-        ids.iter().zip(waits).filter(|(_, waits)| *waits).map(|(id, _)| (*id).to_owned()).collect();
-    let logged = local.run(|| {
-        planning::by_index(|| {
-            Spi::connect(|client| {
-                let mut logged = Vec::new();
-                for row in client.select(UNPUSHED, None, &[link.into(), ids.to_vec().into()])? {
-                    logged.extend(row.get::<String>(1)?);
-                }
-                Ok(logged)
-            })
-        })
-    })?;
-    found.extend(logged);
-    Ok(found)
-}
-
-/// Bytes of revisions pushed in one command.
-const PUSH_BYTES_MAX: usize = 1 << 20;
-
-/// Pushes revisions in commands of bounded size. Errors: also when a revision is refused for a reason that passes and
-/// is not its fault.
-pub fn push(
-    connection: &mut Connection,
-    link: &str,
-    revisions: &[(&str, Vec<u8>)],
-) -> Result<Vec<Result<String, String>>, Broken> {
-    let mut answers = Vec::with_capacity(revisions.len());
-    let mut rest = revisions;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|(_, revision)| {
-            bytes += revision.len();
-            bytes <= PUSH_BYTES_MAX
-        });
-        let (chunk, later) = rest.split_at(fits.count().max(1));
-        for answer in Remote(connection).push(link, chunk)? {
-            match answer {
-                Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
-                answer => answers.push(answer),
-            }
-        }
-        rest = later;
-        fault_point::reach(Point::PushPart);
-    }
-    Ok(answers)
-}
-
-/// Redis is full, or was told not to write.
-fn is_passing(reason: &str) -> bool {
-    let codes = ["OOM", "BACKPRESSURE", "MISCONF", "READONLY", "LOADING", "NOLINK", "NOPERM"];
-    codes.iter().any(|code| reason.starts_with(code))
 }

@@ -6,24 +6,26 @@
 
 use super::checks::{self, Run};
 use super::connection::{Broken, Connection};
+use super::id_filter::{IdFilter, Step};
 use super::letters;
+use super::peer::{Here, Local, key_check};
+use super::redis_peer::{Redis, push};
 use super::remote::{Pulled, Remote, owner};
-use super::repair::{Local, Refused, Report, Task, Ways, check, push};
+use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
+use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
-use super::{attach_signals, interrupts, wait};
+use super::{attach_signals, interrupts};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::planning;
-use crate::settings;
 use crate::store::{self, Page};
-use backon::BackoffBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tandem_shared::Revision;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
-use tandem_shared::digest::hex;
 use tandem_shared::id::Range;
 use tandem_shared::request::Operation;
 
@@ -43,8 +45,6 @@ const LOG_ROWS: i64 = 2000;
 const IDLE: Duration = Duration::from_millis(25);
 /// How often it asks what waits in Redis.
 const COUNT: Duration = Duration::from_secs(1);
-/// How often the session looks whether its link was paused or removed.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Entry point of a session; the link's name comes in the worker's extra text.
 #[pg_guard]
@@ -54,14 +54,23 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     attach_signals();
     let Some((database, name)) = extra.split_once('\n') else { return };
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    let only_one = transaction(|| {
-        Ok(Spi::get_one_with_args::<bool>(
-            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
-            &[format!("link {name}").into()],
-        )?)
-    });
-    if matches!(only_one, Ok(Some(true))) {
-        Session { name: name.to_owned(), link: None }.supervise();
+    if is_alone("link", name) {
+        supervise(&mut Session { name: name.to_owned(), link: None });
+    }
+}
+
+impl Supervised for Session {
+    fn is_wanted(&mut self) -> bool {
+        matches!(self.load(), Ok(true))
+    }
+
+    fn work(&mut self) -> Result<(), Broken> {
+        self.run()
+    }
+
+    fn note(&mut self, reason: &str) {
+        pgrx::log!("tandem link {}: {reason}; will try again", self.name);
+        let _ = self.note_error(reason);
     }
 }
 
@@ -70,6 +79,8 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
 struct Link {
     url: String,
     prefix: String,
+    /// Redis holds what was read or written there, and not everything.
+    is_cache: bool,
     ways: Ways,
     position: (i64, i64),
     needs_check: bool,
@@ -78,30 +89,61 @@ struct Link {
     check_due: bool,
 }
 
+impl Link {
+    /// Mode and prefix under which Redis may ask for what it does not have.
+    fn source(&self) -> (&str, &str) {
+        let mode = match (self.ways.to_right, self.is_cache) {
+            (false, _) => "none",
+            (true, true) => "cache",
+            (true, false) => "mirror",
+        };
+        (mode, &self.prefix)
+    }
+
+    /// Whether Redis is to have an id at all times.
+    fn mirrors(&self, id: &str) -> bool {
+        !self.is_cache || id.starts_with(RESERVED_PREFIX)
+    }
+
+    fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
+        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
+    }
+}
+
 struct Session {
     name: String,
     link: Option<Link>,
 }
 
-/// Transactions of the worker's own, in a run of a check.
-struct Own {
+/// Transactions of the worker's own.
+struct Own;
+
+impl Local for Own {
+    fn run<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
+        self.attempt(work).map_err(Into::into)
+    }
+
+    fn attempt<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+        interrupts();
+        transaction(work)
+    }
+}
+
+/// How far the run of a check is said to be.
+struct Progress<'a> {
+    link: &'a str,
     run: i64,
     told: Option<(&'static str, Instant)>,
 }
 
-impl Local for Own {
-    fn run<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
-        self.attempt(work).map_err(|error| Broken(error.message))
-    }
-
-    fn attempt<T>(&mut self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
-        interrupts();
-        transaction(work)
-    }
-
-    fn set_aside(&mut self, link: &str, refused: Refused) -> Result<(), Broken> {
-        let Refused { id, direction, revision, reason } = refused;
-        set_aside(link, &id, direction, revision, &reason)
+impl Books for Progress<'_> {
+    fn set_aside(&mut self, refused: Refused) -> Result<(), Broken> {
+        let Refused { id, side, revision, reason } = refused;
+        let direction = match side {
+            Side::Left => "from_redis",
+            Side::Right => "to_redis",
+        };
+        set_aside(self.link, &id, direction, revision, &reason)
     }
 
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
@@ -110,7 +152,11 @@ impl Local for Own {
         }
         self.told = Some((phase, Instant::now()));
         let run = self.run;
-        self.run(|| checks::tell(run, phase, report))
+        Own.run(|| checks::tell(run, phase, report))
+    }
+
+    fn keep_loser(&mut self, id: &str, loser: &Revision) -> Result<(), Broken> {
+        Own.run(|| store::keep_loser(id, loser))
     }
 }
 
@@ -121,50 +167,15 @@ impl From<Failed> for Broken {
 }
 
 impl Session {
-    /// Connects, works until something fails, and begins again after a pause that grows up to a bound.
-    fn supervise(&mut self) {
-        let pauses = || {
-            backon::ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(100))
-                .with_max_delay(Duration::from_secs(15))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut next_pauses = pauses();
-        loop {
-            interrupts();
-            let started = Instant::now();
-            match self.work() {
-                Ok(()) => return,
-                Err(Broken(reason)) => {
-                    if started.elapsed() > Duration::from_secs(30) {
-                        next_pauses = pauses();
-                    }
-                    pgrx::log!("tandem link {}: {reason}; will try again", self.name);
-                    let _ = self.note_error(&reason);
-                }
-            }
-            let end = Instant::now() + next_pauses.next().unwrap_or(Duration::from_secs(15));
-            while Instant::now() < end {
-                wait(LOOK.min(end.saturating_duration_since(Instant::now())));
-                if !matches!(self.load(), Ok(true)) {
-                    return;
-                }
-            }
-        }
-    }
-
     /// One connection's life. `Ok` means that the link was paused or removed.
-    fn work(&mut self) -> Result<(), Broken> {
+    fn run(&mut self) -> Result<(), Broken> {
         if !self.load()? {
             return Ok(());
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let owner = transaction(owner)?;
         let mut talk = Connection::open(&link.url)?;
-        let key_check = hex(&settings::digest_key().check());
-        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check, &owner)?;
+        let (run, fresh) = Remote(&mut talk).attach(&self.name, &key_check(), &owner, Some(link.source()))?;
         fault_point::reach(Point::Attached);
         let mut owed = fresh || link.needs_check || link.run.as_deref() != Some(run.as_str());
         if fresh {
@@ -177,6 +188,7 @@ impl Session {
         let (mut pulling, mut after, mut acknowledged) = (None, 0, 0);
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
+        let mut filter = IdFilter::Due;
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -197,11 +209,14 @@ impl Session {
             }
             let mut pushed = false;
             if full_until.is_none_or(|until| Instant::now() >= until) {
-                match self.push_due(&mut talk, &mut link, &run, owed, look) {
+                match self.push_due(&mut talk, &mut link, &run, owed, look, &mut filter) {
                     Ok(any) => {
                         (pushed, owed, full_until) = (any, false, None);
                         if !streaming {
                             streaming = true;
+                            if link.ways.to_right {
+                                Remote(&mut talk).ready(&self.name)?;
+                            }
                             self.set("state = 'streaming', last_error = NULL")?;
                             pgrx::log!("tandem link {}: streaming", self.name);
                         }
@@ -225,7 +240,7 @@ impl Session {
                 let pulled = Remote::pulled(pull.receive()?)?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     fault_point::reach(Point::Pulled);
-                    if self.join(&mut talk, &link, pulled)? {
+                    if self.join(&mut talk, &link, pulled, &mut filter)? {
                         self.owe_check(&mut link)?;
                         owed = true;
                     }
@@ -251,6 +266,7 @@ impl Session {
         run: &str,
         owed: bool,
         looked: bool,
+        filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
         if owed {
             self.whole_check(talk, link, run, "attach")?;
@@ -263,7 +279,15 @@ impl Session {
                 self.set("state = 'streaming'")?;
             }
         }
-        if link.ways.to_redis { self.push_log(talk, link) } else { Ok(false) }
+        if !link.ways.to_right {
+            return Ok(false);
+        }
+        let pushed = self.push_log(talk, link, filter)?;
+        let loaded = match link.carried()?.1 {
+            Some(range) => filter.load(talk, &self.name, &range)?,
+            None => false,
+        };
+        Ok(pushed || loaded)
     }
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
@@ -278,7 +302,8 @@ impl Session {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
                         l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
-                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now() \
+                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
+                        l.mode = 'cache' \
                      FROM tandem.links l WHERE l.name = $1",
                     None,
                     &[name.into()],
@@ -293,6 +318,7 @@ impl Session {
                     needs_check: row.get::<bool>(6)?.unwrap_or(true),
                     run: row.get::<String>(7)?,
                     check_due: row.get::<bool>(9)? == Some(true),
+                    is_cache: row.get::<bool>(10)? == Some(true),
                 };
                 Ok(Some((link, row.get::<bool>(8)? == Some(true))))
             })
@@ -334,8 +360,8 @@ impl Session {
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
-        if link.ways.to_redis {
-            for range in ranges(&link.prefix).map_err(|error| Broken(error.to_string()))? {
+        if link.ways.to_right {
+            for range in link.carried()?.0 {
                 self.push_tombstones(talk, &range)?;
             }
         }
@@ -371,12 +397,23 @@ impl Session {
         link: &Link,
         kind: &'static str,
     ) -> Result<Report, Broken> {
-        let ranges = ranges(&link.prefix).map_err(|error| Broken(error.to_string()))?;
         let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
-        let task = Task { link: &self.name, key: settings::digest_key(), ways: link.ways, ids_max: None };
+        let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
-        let checked = check(&mut Own { run, told: None }, talk, &task, ranges, &mut report);
+        let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
+        let mut redis = Redis { connection: talk, link: Some(&self.name) };
+        let mut progress = Progress { link: &self.name, run, told: None };
+        let checked = (|| {
+            let (mirrored, cached) = link.carried()?;
+            check(&mut postgres, &mut redis, &task, mirrored, &mut report, &mut progress)?;
+            match cached {
+                Some(range) => {
+                    check_held(&mut postgres, &mut redis, &task, range, &mut report, &mut progress)
+                }
+                None => Ok(()),
+            }
+        })();
         if let Err(Broken(reason)) = &checked {
             report.cut_short = Some(reason.clone());
         }
@@ -409,7 +446,13 @@ impl Session {
 
     /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
     /// it is to get back.
-    fn join(&self, talk: &mut Connection, link: &Link, pulled: Vec<Pulled>) -> Result<bool, Broken> {
+    fn join(
+        &self,
+        talk: &mut Connection,
+        link: &Link,
+        pulled: Vec<Pulled>,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
         let mut everything = false;
         let mut back = BTreeSet::new();
         let mut operations = Vec::new();
@@ -417,10 +460,12 @@ impl Session {
         for entry in pulled {
             if entry.id.is_empty() {
                 everything = true;
+                // Redis drops its filter with everything else.
+                *filter = IdFilter::Due;
             } else if !is_linked(&link.prefix, &entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
-                if !link.ways.from_redis {
+                if !link.ways.to_left {
                     continue;
                 }
                 match store::decode(&encoded) {
@@ -429,7 +474,7 @@ impl Session {
                         self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
                     }
                 }
-            } else {
+            } else if link.mirrors(&entry.id) {
                 back.insert(entry.id);
             }
         }
@@ -443,7 +488,7 @@ impl Session {
             }
         }
         let mut owed = everything;
-        if link.ways.to_redis {
+        if link.ways.to_right {
             match self.push_ids(talk, &back.into_iter().collect::<Vec<_>>()) {
                 Err(broken) if broken.is_full() => owed = true,
                 pushed => pushed?,
@@ -453,10 +498,7 @@ impl Session {
         Ok(owed)
     }
 
-    fn join_batch(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Failed> {
+    fn join_batch(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Failed> {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
@@ -472,10 +514,7 @@ impl Session {
     }
 
     /// After a batch failed: each on its own, so that one that cannot be stored does not stop the others.
-    fn join_singly(
-        &self,
-        operations: &[(String, tandem_shared::Revision)],
-    ) -> Result<Vec<Option<Joined>>, Broken> {
+    fn join_singly(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Broken> {
         let mut joined = Vec::with_capacity(operations.len());
         for operation in operations {
             match self.join_batch(std::slice::from_ref(operation)) {
@@ -492,14 +531,28 @@ impl Session {
     }
 
     /// Pushes the next part of the log. Returns whether there was any.
-    fn push_log(&self, talk: &mut Connection, link: &mut Link) -> Result<bool, Broken> {
+    fn push_log(
+        &self,
+        talk: &mut Connection,
+        link: &mut Link,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
-        let (ids, end) = transaction(move || read_log(position, &name))?;
+        let LogPart { ids, steps, end } = transaction(move || read_log(position, &name))?;
         let Some(end) = end else { return Ok(false) };
-        let ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        if link.is_cache && !ids.is_empty() {
+            let held = Remote(talk).holds(&self.name, &ids)?;
+            ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
+        }
         let count = ids.len();
         fault_point::reach(Point::LogRead);
         self.push_ids(talk, &ids)?;
+        if link.is_cache {
+            let steps: Vec<Step> =
+                steps.into_iter().filter(|step| step.id.starts_with(&link.prefix)).collect();
+            filter.change(talk, &self.name, &steps)?;
+        }
         fault_point::reach(Point::Pushed);
         let name = self.name.clone();
         transaction(move || {
@@ -522,7 +575,7 @@ impl Session {
             rest = later.into_iter().chain(next).collect();
             let revisions: Vec<(&str, Vec<u8>)> =
                 found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
-            for ((id, revision), answer) in revisions.iter().zip(push(talk, &self.name, &revisions)?) {
+            for ((id, revision), answer) in revisions.iter().zip(push(talk, Some(&self.name), &revisions)?) {
                 match answer {
                     Ok(_) => {}
                     Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
@@ -588,27 +641,6 @@ fn pull_command(name: &str, run: &str, after: u64) -> redis::Cmd {
     command
 }
 
-/// Waits until the connection has something to read, at most so long.
-fn readable(connection: &Connection, time: Duration) -> bool {
-    // SAFETY: MyLatch is this process' own latch and the socket is open.
-    let events = unsafe {
-        let wanted = pg_sys::WL_LATCH_SET
-            | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let events = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            wanted as i32,
-            connection.socket(),
-            time.as_millis() as i64,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-        events
-    };
-    events as u32 & pg_sys::WL_SOCKET_READABLE != 0
-}
-
 /// Whether a link with this prefix carries an id; `tandem/` is carried by every link.
 fn is_linked(prefix: &str, id: &str) -> bool {
     id.starts_with(prefix) || id.starts_with(RESERVED_PREFIX)
@@ -617,8 +649,17 @@ fn is_linked(prefix: &str, id: &str) -> bool {
 /// Prefix of tandem's own documents.
 const RESERVED_PREFIX: &str = "tandem/";
 
+/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
+pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
+    if is_cache {
+        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
+    } else {
+        Ok((ranges(prefix)?, None))
+    }
+}
+
 /// The ranges of ids that a link carries.
-pub fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
+fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
     let own = Range::of_prefix(prefix)?;
     if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
         // One contains the other; the wider one is enough.
@@ -658,27 +699,41 @@ fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
     })
 }
 
-type LogPart = (BTreeSet<String>, Option<(i64, i64)>);
+/// A part of the log.
+struct LogPart {
+    /// Ids changed by others than this link.
+    ids: BTreeSet<String>,
+    /// What every row did to its id.
+    steps: Vec<Step>,
+    /// The position after it.
+    end: Option<(i64, i64)>,
+}
 
-/// Ids changed after a position by others than this link, and the position after them.
+/// The log after a position, up to a number of rows.
 fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
     planning::by_index(|| {
         Spi::connect(|client| {
             let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4 FROM tandem.changes c \
+            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NOT NULL, c.new_digest IS NOT NULL \
+             FROM tandem.changes c \
              WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
              ORDER BY c.xid, c.seq LIMIT $3",
             None,
             &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
         )?;
-            let (mut ids, mut end) = (BTreeSet::new(), None);
+            let mut part = LogPart { ids: BTreeSet::new(), steps: Vec::new(), end: None };
             for row in rows {
-                end = row.get::<i64>(2)?.zip(row.get::<i64>(3)?);
+                let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));
+                part.end = row.get::<i64>(3)?.map(|seq| (xid, seq));
+                let [before, after] = [row.get::<bool>(5)? == Some(true), row.get::<bool>(6)? == Some(true)];
                 if row.get::<bool>(4)? != Some(true) {
-                    ids.insert(row.get::<String>(1)?.unwrap_or_default());
+                    part.ids.insert(id.clone());
+                }
+                if before != after {
+                    part.steps.push(Step { id, before, after, xid });
                 }
             }
-            Ok((ids, end))
+            Ok(part)
         })
     })
 }

@@ -20,7 +20,8 @@ pub fn wrap(host: &str, socket: TcpStream) -> Result<TlsStream, Broken> {
     Ok(StreamOwned::new(connection, socket))
 }
 
-fn config() -> Result<ClientConfig, Broken> {
+/// How TLS is done, by the settings.
+pub fn config() -> Result<ClientConfig, Broken> {
     // Named, as a library in Postgres must not set a default for the whole process.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)

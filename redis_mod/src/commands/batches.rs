@@ -1,8 +1,11 @@
 //! All or nothing: TANDEM.MPUT, MREMOVE, BATCH.
 
 use crate::args::{Args, Takes, WriteOptions, write_options};
+use crate::commands::items::need_of;
 use crate::engine;
+use crate::guard::Handler;
 use crate::keys;
+use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl};
 use redis_module::{Context, RedisString, RedisValue};
@@ -14,10 +17,15 @@ use tandem_shared::{Audit, Error, Result, batch};
 /// `batch`.
 fn run(
     context: &Context,
+    command: (&[RedisString], Handler),
     mut operations: Vec<(String, Operation)>,
     audit: Option<&Audit>,
     ttl: Ttl,
 ) -> Result<RedisValue> {
+    let needs = operations.iter().filter_map(|(id, operation)| Some((id.as_str(), need(operation)?)));
+    if read_through::waits(context, command, needs)? {
+        return Ok(RedisValue::NoReply);
+    }
     let named = audit.and_then(Audit::batch);
     let batch = named.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     batch::stamp(&mut operations, &batch)?;
@@ -38,6 +46,16 @@ fn run(
     reply.bulk("batch");
     reply.bulk(batch);
     Ok(RedisValue::NoReply)
+}
+
+/// What an operation needs to know of its id.
+fn need(operation: &Operation) -> Option<Need> {
+    match operation {
+        Operation::Put(request) if request.local => None,
+        Operation::Put(request) => Some(need_of(request)),
+        Operation::Apply(_) => None,
+        _ => Some(Need::Decide),
+    }
 }
 
 /// The number of items that follow, each of `words` arguments.
@@ -84,14 +102,14 @@ pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         report_keys(context, &args);
         return Ok(RedisValue::NoReply);
     }
-    let mut args = Args::new(&args, USAGE);
-    let count = number_of_items(&mut args, 2, USAGE)?;
+    let mut rest = Args::new(&args, USAGE);
+    let count = number_of_items(&mut rest, 2, USAGE)?;
     let mut pairs = Vec::with_capacity(count);
     for _ in 0..count {
-        pairs.push((id(&mut args)?, args.bytes()?));
+        pairs.push((id(&mut rest)?, rest.bytes()?));
     }
     let takes = Takes { content_type: true, state: true, ttl: false, condition: false };
-    let WriteOptions { put: options, .. } = write_options(&mut args, takes, USAGE)?;
+    let WriteOptions { put: options, .. } = write_options(&mut rest, takes, USAGE)?;
     let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = Vec::with_capacity(count);
@@ -101,33 +119,33 @@ pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         let request = request.map_err(|error| error.at_item(place, id))?;
         operations.push((id.to_owned(), Operation::Put(request)));
     }
-    run(context, operations, audit.as_ref(), Ttl::Clear)
+    run(context, (&args, mput), operations, audit.as_ref(), Ttl::Clear)
 }
 
 /// TANDEM.MREMOVE
 pub fn mremove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.MREMOVE numids id [id ...] [AUDIT json]";
-    let mut args = Args::new(&args, USAGE);
-    let count = number_of_items(&mut args, 1, USAGE)?;
+    let mut rest = Args::new(&args, USAGE);
+    let count = number_of_items(&mut rest, 1, USAGE)?;
     let mut ids = Vec::with_capacity(count);
     for _ in 0..count {
-        ids.push(id(&mut args)?);
+        ids.push(id(&mut rest)?);
     }
-    let options = write_options(&mut args, Takes::default(), USAGE)?.put;
+    let options = write_options(&mut rest, Takes::default(), USAGE)?.put;
     let request = RemoveRequest::parse(None, None, options.audit)?;
     let remove = |(place, id): (usize, &[u8])| {
         Ok((checked_id(place, id)?.to_owned(), Operation::Remove(request.clone())))
     };
     let operations = ids.into_iter().enumerate().map(remove).collect::<Result<Vec<_>>>()?;
-    run(context, operations, request.audit.as_ref(), Ttl::Keep)
+    run(context, (&args, mremove), operations, request.audit.as_ref(), Ttl::Keep)
 }
 
 /// TANDEM.BATCH
 pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.BATCH json [AUDIT json]";
-    let mut args = Args::new(&args, USAGE);
-    let json = args.bytes()?;
-    let options = write_options(&mut args, Takes::default(), USAGE)?.put;
+    let mut rest = Args::new(&args, USAGE);
+    let json = rest.bytes()?;
+    let options = write_options(&mut rest, Takes::default(), USAGE)?.put;
     let audit = options.audit.map(Audit::new).transpose()?;
     let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
     let mut operations = batch::operations(json, limit_bytes)?;
@@ -136,5 +154,5 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             operation.audit_unless_given(audit);
         }
     }
-    run(context, operations, audit.as_ref(), Ttl::Clear)
+    run(context, (&args, batch), operations, audit.as_ref(), Ttl::Clear)
 }

@@ -12,7 +12,7 @@ use tandem_shared::codec::{Source, decode};
 use tandem_shared::{Error, Result};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | \
-                     BOOKS bytes | ATTACH name | DETACH name | ACK name seq | FORGET id …";
+                     BOOKS bytes | ATTACH name [mode prefix] | DETACH name | ACK name seq | FORGET id …";
 
 /// TANDEM.EFFECT
 pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
@@ -33,7 +33,11 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             let revision = decode(args.bytes()?, Source::Own)?;
             let live = !revision.head().is_tombstone();
             let planned = Planned::of(&store::digest_key()?, id, revision, verb == "LOCAL");
-            let writer = effect.origin.map_or(Writer::Client, Writer::Link);
+            let writer = match effect.origin {
+                Some(link) => Writer::Link(link),
+                None if verb == "JOIN" => Writer::Peer,
+                None => Writer::Client,
+            };
             let books = (verb != "LOCAL").then_some((effect.seq, writer));
             store::replay(context, id, planned, books)?;
             if live {
@@ -56,10 +60,14 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "ATTACH" => {
             let name = args.text("name")?;
             engine::with_database(database, |database| database.attach(name))?;
+            if args.left() > 0 {
+                let (mode, prefix) = (args.text("mode")?, args.text("prefix")?);
+                engine::with_database(database, |database| database.read_from(name, mode, prefix))??;
+            }
         }
         "DETACH" => {
             let name = args.text("name")?;
-            engine::with_database(database, |database| database.pending.detach(name))?;
+            engine::with_database(database, |database| database.detach(name))?;
         }
         "ACK" => {
             let (name, seq) = (args.text("name")?, args.unsigned("seq")?);

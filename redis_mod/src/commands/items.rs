@@ -2,15 +2,26 @@
 
 use crate::args::{Args, PUT_USAGE, Takes, unknown_option, write_options};
 use crate::engine::{self, Database};
+use crate::guard::Handler;
 use crate::item::Item;
 use crate::keys;
+use crate::read_through::{self, Need};
 use crate::reply::Reply;
-use crate::store::{self, Asked, Ttl, Writer, digest_key, selected};
+use crate::store::{self, Asked, Ttl, Writer, digest_key, now, selected};
 use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
-use tandem_shared::codec::{Source, decode};
-use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest};
+use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::request::{MergeRequest, Operation, Precondition, PutRequest, RemoveRequest};
 use tandem_shared::{Result, Version};
+
+/// What a put needs to know of its id.
+pub fn need_of(request: &PutRequest) -> Need {
+    if request.version.is_none() && request.precondition == Precondition::None {
+        Need::Overwrite
+    } else {
+        Need::Decide
+    }
+}
 
 fn content_bytes_max() -> Result<usize> {
     engine::with(|engine| engine.content_bytes_max)
@@ -18,12 +29,15 @@ fn content_bytes_max() -> Result<usize> {
 
 /// TANDEM.PUT
 pub fn put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let mut args = Args::new(&args, PUT_USAGE);
-    let (id, name) = args.id()?;
-    let payload = args.bytes()?;
+    let mut rest = Args::new(&args, PUT_USAGE);
+    let (id, name) = rest.id()?;
+    let payload = rest.bytes()?;
     let takes = Takes { content_type: true, state: true, ttl: true, condition: true };
-    let options = write_options(&mut args, takes, PUT_USAGE)?;
+    let options = write_options(&mut rest, takes, PUT_USAGE)?;
     let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    if !request.local && read_through::waits(context, (&args, put), [(id, need_of(&request))])? {
+        return Ok(RedisValue::NoReply);
+    }
     // As after SET, nothing is left of an earlier time to live unless it is asked for.
     let ttl = options.ttl.unwrap_or(Ttl::Clear);
     let answer = store::write(context, Asked { id, name, operation: Operation::Put(request), ttl })?;
@@ -35,12 +49,20 @@ pub fn put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str =
         "TANDEM.GETORPUT id payload [JSON|BINARY] [STATE s] [EX s|PX ms] [AUDIT json] [LOCAL]";
-    let mut args = Args::new(&args, USAGE);
-    let (id, name) = args.id()?;
-    let payload = args.bytes()?;
+    let mut rest = Args::new(&args, USAGE);
+    let (id, name) = rest.id()?;
+    let payload = rest.bytes()?;
     let takes = Takes { content_type: true, state: true, ttl: true, condition: false };
-    let options = write_options(&mut args, takes, USAGE)?;
+    let options = write_options(&mut rest, takes, USAGE)?;
     let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    if !request.local {
+        let offer = || Ok(encode(&request.clone().into_first(now()?)));
+        if read_through::waits_for_first(context, (&args, get_or_put), id, offer)? {
+            return Ok(RedisValue::NoReply);
+        }
+    } else if read_through::waits(context, (&args, get_or_put), [(id, Need::Decide)])? {
+        return Ok(RedisValue::NoReply);
+    }
     let (reply, key) = (Reply::new(context), digest_key()?);
     let answer = |item: &Item| {
         item.touch();
@@ -58,12 +80,15 @@ pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValu
 pub fn merge(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.MERGE id patch [VERSION n] [STATE s] [EX s|PX ms|KEEPTTL] \
                          [IFMATCH etag|IFABSENT] [AUDIT json]";
-    let mut args = Args::new(&args, USAGE);
-    let (id, name) = args.id()?;
-    let patch = args.bytes()?;
+    let mut rest = Args::new(&args, USAGE);
+    let (id, name) = rest.id()?;
+    let patch = rest.bytes()?;
     let takes = Takes { content_type: false, state: true, ttl: true, condition: true };
-    let options = write_options(&mut args, takes, USAGE)?;
+    let options = write_options(&mut rest, takes, USAGE)?;
     let request = MergeRequest::parse(patch, &options.put, content_bytes_max()?)?;
+    if read_through::waits(context, (&args, merge), [(id, Need::Decide)])? {
+        return Ok(RedisValue::NoReply);
+    }
     let ttl = options.ttl.unwrap_or(Ttl::Keep);
     let answer = store::write(context, Asked { id, name, operation: Operation::Merge(request), ttl })?;
     Reply::new(context).answer(&answer);
@@ -73,15 +98,15 @@ pub fn merge(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 /// TANDEM.GET
 pub fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.GET id [PAYLOAD]";
-    let mut args = Args::new(&args, USAGE);
-    let (id, name) = args.id()?;
+    let mut rest = Args::new(&args, USAGE);
+    let (id, name) = rest.id()?;
     // A record is twenty replies where a cache wants one: PAYLOAD answers with the content alone.
-    let payload_only = match args.option() {
+    let payload_only = match rest.option() {
         None => false,
         Some(word) if word == "PAYLOAD" => true,
         Some(word) => return Err(unknown_option(&word, USAGE)),
     };
-    args.end()?;
+    rest.end()?;
     let (reply, key) = (Reply::new(context), digest_key()?);
     let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |item| {
         item.touch();
@@ -90,7 +115,7 @@ pub fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             _ => reply.item(&key, id, item),
         }
     })?;
-    if found.is_none() {
+    if found.is_none() && !read_through::waits(context, (&args, get), [(id, Need::Read)])? {
         reply.null();
     }
     Ok(RedisValue::NoReply)
@@ -111,6 +136,9 @@ pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     for (id, name) in &ids {
         keys::with_named_item(context, id, name, keys::look(), |_| ())?;
     }
+    if read_through::waits(context, (&args, mget), read_through::all(&ids, Need::Read))? {
+        return Ok(RedisValue::NoReply);
+    }
     let (reply, key) = (Reply::new(context), digest_key()?);
     reply.array(ids.len());
     for (id, name) in ids {
@@ -125,33 +153,48 @@ pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
-fn exist(context: &Context, args: &[RedisString], usage: &'static str) -> Result<Vec<bool>> {
+/// Which of the ids exist; none is said while the client waits for some.
+fn exist(
+    context: &Context,
+    args: &[RedisString],
+    handler: Handler,
+    usage: &'static str,
+) -> Result<Option<Vec<bool>>> {
+    let ids = ids(&mut Args::new(args, usage))?;
+    if read_through::waits(context, (args, handler), read_through::all(&ids, Need::Read))? {
+        return Ok(None);
+    }
     let exists = |(id, name): (&str, &RedisString)| {
         let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |_| ())?;
         Ok(found.is_some())
     };
-    ids(&mut Args::new(args, usage))?.into_iter().map(exists).collect()
+    ids.into_iter().map(exists).collect::<Result<_>>().map(Some)
 }
 
 /// TANDEM.EXISTS
 pub fn exists(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let found = exist(context, &args, "TANDEM.EXISTS id [id ...]")?;
-    Ok(RedisValue::Integer(found.into_iter().map(i64::from).sum()))
+    let found = exist(context, &args, exists, "TANDEM.EXISTS id [id ...]")?;
+    Ok(found.map_or(RedisValue::NoReply, |found| RedisValue::Integer(found.into_iter().map(i64::from).sum())))
 }
 
 /// TANDEM.MEXISTS
 pub fn mexists(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let found = exist(context, &args, "TANDEM.MEXISTS id [id ...]")?;
-    Ok(RedisValue::Array(found.into_iter().map(|found| RedisValue::Integer(found.into())).collect()))
+    let found = exist(context, &args, mexists, "TANDEM.MEXISTS id [id ...]")?;
+    Ok(found.map_or(RedisValue::NoReply, |found| {
+        RedisValue::Array(found.into_iter().map(|found| RedisValue::Integer(found.into())).collect())
+    }))
 }
 
 /// TANDEM.REMOVE
 pub fn remove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.REMOVE id [VERSION n] [IFMATCH etag] [AUDIT json]";
-    let mut args = Args::new(&args, USAGE);
-    let (id, name) = args.id()?;
-    let options = write_options(&mut args, Takes { condition: true, ..Takes::default() }, USAGE)?.put;
+    let mut rest = Args::new(&args, USAGE);
+    let (id, name) = rest.id()?;
+    let options = write_options(&mut rest, Takes { condition: true, ..Takes::default() }, USAGE)?.put;
     let request = RemoveRequest::parse(options.version, options.if_match, options.audit)?;
+    if read_through::waits(context, (&args, remove), [(id, Need::Decide)])? {
+        return Ok(RedisValue::NoReply);
+    }
     let asked = Asked { id, name, operation: Operation::Remove(request), ttl: Ttl::Keep };
     let answer = store::write(context, asked)?;
     Ok(RedisValue::Integer(answer.changed.into()))

@@ -2,24 +2,27 @@
 
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
+use crate::commands::fill;
 use crate::datatype::key_check;
 use crate::engine::{self, Database, Engine};
 use crate::item::Item;
 use crate::keys;
 use crate::pending::{EVERYTHING, Waiting};
+use crate::reading::{Mode, Reading};
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
-use redis_module::{Context, ContextFlags, RedisString, RedisValue};
+use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, RedisValue};
+use std::time::Instant;
 use tandem_shared::codec::{Source, decode, encode};
-use tandem_shared::decide::Retention;
+use tandem_shared::decide::{Applied, Retention};
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
 use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
-const USAGE: &str =
-    "TANDEM.LINK ATTACH|DETACH|PULL|ACK|PUSH|FINGERPRINT|SPLIT|LISTRANGE|FETCH|PENDING|WAITS|LIST …";
+const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
+     PENDING|WAITS|LIST|HASKEY …";
 /// Version of these commands.
 const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
@@ -31,6 +34,11 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let verb = args.text("subcommand")?.to_ascii_uppercase();
     match verb.as_str() {
         "ATTACH" => attach(context, &mut args),
+        "READY" => fill::ready(context, &mut args),
+        "WANTED" => fill::wanted(context, &mut args),
+        "FILL" => fill::fill(context, &mut args),
+        "HOLDS" => fill::holds(context, &mut args),
+        "FILTER" => fill::filter(context, &mut args),
         "DETACH" => detach(context, &mut args),
         "PULL" => pull(context, &mut args),
         "ACK" => acknowledge(context, &mut args),
@@ -42,11 +50,13 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "PENDING" => pending(context, &mut args),
         "WAITS" => waits(context, &mut args),
         "LIST" => list(context, &args),
+        "HASKEY" => has_key(&mut args),
         other => Err(unknown_option(other, USAGE)),
     }
 }
 
-fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
+/// The name of a link.
+pub fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
     let name = args.text("link")?;
     if name.is_empty() || name.len() > STATE_BYTES_MAX {
         return Err(Error::invalid(
@@ -63,6 +73,12 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let check = args.text("key check")?;
     let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
     let owner = owner(args)?;
+    // A link that does not write here is no source for readers: its mode is none.
+    let source = if args.left() > 0 { Some((args.text("mode")?, args.text("prefix")?)) } else { None };
+    if let Some((mode, _)) = source {
+        Mode::parse(mode)?;
+    }
+    args.end()?;
     if check != key_check()? {
         return Err(Error::NoLink {
             what: format!("link {}", shown(name)),
@@ -71,15 +87,23 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
                 .to_owned(),
         });
     }
-    let (fresh, seq) = engine::with_database(selected(context), |database| {
+    let (fresh, changed, seq) = engine::with_database(selected(context), |database| {
         take_over(database, name, owner)?;
         if let Some(retention) = retention {
             database.peers.insert(name.into(), retention);
         }
-        Ok((database.attach(name), database.pending.last_seq()))
+        let fresh = database.attach(name);
+        let changed = source.map(|(mode, prefix)| database.read_from(name, mode, prefix)).transpose();
+        // The reader follows its session.
+        if let Some(reading) = database.readings.get_mut(name) {
+            reading.heard(Instant::now());
+        }
+        changed.map(|changed| (fresh, changed == Some(true), database.pending.last_seq()))
     })??;
-    if fresh {
-        context.replicate("TANDEM.EFFECT", &["ATTACH", name]);
+    if fresh || changed {
+        let mut effect = vec!["ATTACH", name];
+        effect.extend(source.iter().flat_map(|(mode, prefix)| [*mode, *prefix]));
+        context.replicate("TANDEM.EFFECT", effect.as_slice());
     }
     let run = engine::with(|engine| run_of(engine, selected(context), name))?;
     let reply = Reply::new(context);
@@ -97,14 +121,30 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 
 /// The Postgres that a link's worker speaks for; none from a client that does not say.
 fn owner(args: &mut Args<'_>) -> Result<Option<Owner>> {
-    let owner = if args.left() > 0 {
-        let cluster = args.text("cluster")?.into();
-        Some(Owner { cluster, timeline: args.unsigned("timeline")? })
-    } else {
-        None
-    };
-    args.end()?;
-    Ok(owner)
+    if args.left() == 0 { Ok(None) } else { server(args).map(Some) }
+}
+
+/// The Postgres that a worker speaks for.
+fn server(args: &mut Args<'_>) -> Result<Owner> {
+    let cluster = args.text("cluster")?.into();
+    Ok(Owner { cluster, timeline: args.unsigned("timeline")? })
+}
+
+/// Refuses what is said for a link that is not attached, or by a server that does not have it.
+pub fn check_owner(database: i32, name: &str, args: &mut Args<'_>) -> Result<()> {
+    let server = server(args)?;
+    check_attached(database, name)?;
+    let is_its_own = engine::with_database(database, |database| {
+        database.owners.get(name).is_none_or(|present| *present == server)
+    })?;
+    if is_its_own {
+        return Ok(());
+    }
+    Err(Error::NoLink {
+        what: format!("link {}", shown(name)),
+        problem: "belongs to another server".to_owned(),
+        remedy: "attach it first (the worker does so by itself)".to_owned(),
+    })
 }
 
 /// Notes who has a link from now on. Errors: `NOLINK` where that one was replaced by the one that has it.
@@ -132,18 +172,17 @@ fn run_of(engine: &Engine, database: i32, name: &str) -> String {
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let owner = owner(args)?;
+    args.end()?;
     let known = engine::with_database(selected(context), |database| {
         // One that is restored from another server's dump, or was replaced, has nothing here to detach.
-        if owner.is_some_and(|owner| database.owners.get(name).is_some_and(|present| *present != owner)) {
-            return false;
-        }
-        database.peers.remove(name);
-        database.owners.remove(name);
-        database.pending.detach(name)
+        let is_anothers =
+            owner.is_some_and(|owner| database.owners.get(name).is_some_and(|present| *present != owner));
+        !is_anothers && database.detach(name)
     })?;
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
+        blocked::wake_readers(selected(context));
     }
     Ok(RedisValue::Integer(i64::from(known)))
 }
@@ -264,6 +303,7 @@ fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
     context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
     blocked::wake(database);
+    blocked::wake_readers(database);
     Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 
@@ -274,27 +314,15 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         let id = args.bytes()?;
         pairs.push((id, args.bytes()?));
     }
-    let known = engine::with_database(selected(context), |database| database.pending.has_link(name))?;
-    if !known {
-        return Err(Error::NoLink {
-            what: format!("link {}", shown(name)),
-            problem: "it is not attached to this database".to_owned(),
-            remedy: "attach it first".to_owned(),
-        });
-    }
+    check_attached(selected(context), name)?;
     // Asked once: the pushes of one command are bounded by its sender, and evictions wait until it is over.
-    let is_full = context.get_flags().contains(ContextFlags::OOM);
+    let is_full = is_full(context);
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
         let applied = (|| {
             let id = utf8("id", id)?;
-            tandem_shared::id::check_id(id)?;
-            let revision = decode(encoded, Source::Foreign)?;
-            if is_full && !revision.head().is_tombstone() {
-                check_room(selected(context), id)?;
-            }
-            store::apply(context, id, revision, Writer::Link(name))
+            take(context, id, encoded, is_full, Writer::Link(name))
         })();
         match applied {
             Ok(applied) => reply.bulk(applied.outcome.as_str()),
@@ -304,17 +332,91 @@ fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
+/// Joins an encoded revision that somebody else brings.
+pub fn take(
+    context: &Context,
+    id: &str,
+    encoded: &[u8],
+    is_full: bool,
+    writer: Writer<'_>,
+) -> Result<Applied> {
+    tandem_shared::id::check_id(id)?;
+    let revision = decode(encoded, Source::Foreign)?;
+    if is_full && !revision.head().is_tombstone() {
+        check_room(selected(context), id)?;
+    }
+    store::apply(context, id, revision, writer)
+}
+
+/// Refuses what a link says that is not attached.
+pub fn check_attached(database: i32, name: &str) -> Result<()> {
+    if engine::with_database(database, |database| database.pending.has_link(name))? {
+        return Ok(());
+    }
+    Err(Error::NoLink {
+        what: format!("link {}", shown(name)),
+        problem: "it is not attached to this database".to_owned(),
+        remedy: "attach it first".to_owned(),
+    })
+}
+
+/// TANDEM.JOIN: one pair of a PUSH as a command with a key, which a cluster redirects; without a link, all are told.
+pub fn join(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    const USAGE: &str = "TANDEM.JOIN id revision [LINK name]";
+    let mut args = Args::new(&args, USAGE);
+    let (id, _) = args.id()?;
+    let encoded = args.bytes()?;
+    let writer = match args.left() {
+        0 => Writer::Peer,
+        _ => match args.text("option")?.to_ascii_uppercase().as_str() {
+            "LINK" => Writer::Link(link_name(&mut args)?),
+            other => return Err(unknown_option(other, USAGE)),
+        },
+    };
+    args.end()?;
+    if let Writer::Link(name) = writer {
+        check_attached(selected(context), name)?;
+    }
+    let is_full = is_full(context);
+    let applied = take(context, id, encoded, is_full, writer)?;
+    Ok(RedisValue::SimpleStringStatic(applied.outcome.as_str()))
+}
+
+/// Whether digests are made with the secret of this check value, without attaching anything.
+fn has_key(args: &mut Args<'_>) -> Result<RedisValue> {
+    let check = args.text("key check")?;
+    args.end()?;
+    Ok(RedisValue::Integer(i64::from(check == key_check()?)))
+}
+
 /// Beyond `maxmemory` nothing new is taken. What waits here for a link is: its copy is kept aside as long as the link
 /// has not brought it back, so to refuse it would keep the memory full for ever.
 fn check_room(database: i32, id: &str) -> Result<()> {
     let waits = engine::with_database(database, |database| database.pending.get(id).is_some())?;
-    if waits {
-        return Ok(());
+    if waits { Ok(()) } else { Err(no_room()) }
+}
+
+/// Whether Redis would refuse a write for want of memory. More than `maxmemory` in use is not enough: where keys may be
+/// evicted, they are before the next command.
+pub fn is_full(context: &Context) -> bool {
+    if !context.get_flags().contains(ContextFlags::OOM) {
+        return false;
     }
+    // Redis tells only who asks to write. This call is refused either way, for having no arguments if not for that.
+    let options = CallOptionsBuilder::new().verify_oom().errors_as_replies().build();
+    let none: &[&[u8]] = &[];
+    match context.call_ext::<_, CallResult<'_>>("TANDEM.BATCH", &options, none) {
+        Ok(_) => false,
+        Err(refused) => refused.to_utf8_string().is_some_and(|text| text.starts_with("OOM")),
+    }
+}
+
+/// Memory is full.
+pub fn no_room() -> Error {
     // SAFETY: the table of functions is filled when the module is loaded.
     let ratio = unsafe { redis_module::raw::RedisModule_GetUsedMemoryRatio.map_or(1.0, |ratio| ratio()) };
     let what = "memory in use (per cent of maxmemory)";
-    Err(Error::Backpressure { what, actual: (ratio * 100.0).ceil() as usize, limit: 100 })
+    Error::Backpressure { what, actual: (ratio * 100.0).ceil() as usize, limit: 100 }
 }
 
 /// Pairs of bounds; an empty end means no end.
@@ -442,19 +544,34 @@ fn list(context: &Context, args: &Args<'_>) -> Result<RedisValue> {
     args.end()?;
     let links = engine::with_database(selected(context), |database| {
         let pending = &database.pending;
-        let of_link = |(name, acked): (&str, u64)| (name.to_owned(), acked, pending.after(acked).count());
+        let of_link = |(name, acked): (&str, u64)| {
+            let reading = database.readings.get(name);
+            let mode = reading.map(|reading| (reading.mode.as_str(), reading.prefix.clone()));
+            let fetching = reading.map_or(0, Reading::wanted);
+            let filter = reading.map_or("none", |reading| reading.filter().0);
+            (name.to_owned(), acked, pending.after(acked).count(), mode, fetching, filter)
+        };
         pending.links().map(of_link).collect::<Vec<_>>()
     })?;
     let reply = Reply::new(context);
     reply.array(links.len());
-    for (name, acked, waiting) in links {
-        reply.map(3);
+    for (name, acked, waiting, mode, fetching, filter) in links {
+        let (mode, prefix) = mode.unzip();
+        reply.map(7);
         reply.bulk("name");
         reply.bulk(name);
         reply.bulk("acked");
         reply.integer(acked);
         reply.bulk("pending");
         reply.integer(waiting as u64);
+        reply.bulk("mode");
+        reply.bulk_or_null(mode);
+        reply.bulk("prefix");
+        reply.bulk_or_null(prefix.as_deref().map(str::as_bytes));
+        reply.bulk("fetching");
+        reply.integer(fetching as u64);
+        reply.bulk("filter");
+        reply.bulk(filter);
     }
     Ok(RedisValue::NoReply)
 }

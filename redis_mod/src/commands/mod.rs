@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod effect;
+pub mod fill;
 pub mod items;
 pub mod link;
 pub mod merkle;

@@ -5,6 +5,7 @@ use crate::args::{Args, Takes, bulk, page, write_options};
 use crate::engine;
 use crate::guard::{Handler, run_raw};
 use crate::keys;
+use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, selected};
 use redis_module::key::KeyFlags;
@@ -59,18 +60,29 @@ fn count(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 }
 
 fn has(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
-    let mut args = after_name(&args, "TANDEM.STATE HAS id state");
-    let (id, name) = args.id()?;
-    let state = args.text("state")?;
-    args.end()?;
+    let mut rest = after_name(&args, "TANDEM.STATE HAS id state");
+    let (id, name) = rest.id()?;
+    let state = rest.text("state")?;
+    rest.end()?;
     State::new(state)?;
+    if read_through::waits(context, (&args, has), [(id, Need::Read)])? {
+        return Ok(RedisValue::NoReply);
+    }
     let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |item| {
         item.head().live.is_some_and(|live| live.state == state)
     })?;
     Ok(RedisValue::Integer((found == Some(true)).into()))
 }
 
-fn change(context: &Context, id: &str, name: &RedisString, request: StateRequest) -> Result<RedisValue> {
+fn change(
+    context: &Context,
+    command: (&[RedisString], Handler),
+    (id, name): (&str, &RedisString),
+    request: StateRequest,
+) -> Result<RedisValue> {
+    if read_through::waits(context, command, [(id, Need::Decide)])? {
+        return Ok(RedisValue::NoReply);
+    }
     let asked = Asked { id, name, operation: Operation::SetState(request), ttl: Ttl::Keep };
     let answer = store::write(context, asked)?;
     Reply::new(context).answer(&answer);
@@ -79,27 +91,27 @@ fn change(context: &Context, id: &str, name: &RedisString, request: StateRequest
 
 fn set(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE SET id state [IFMATCH etag] [AUDIT json]";
-    let mut args = after_name(&args, USAGE);
-    let (id, name) = args.id()?;
-    let state = args.text("state")?;
+    let mut rest = after_name(&args, USAGE);
+    let (id, name) = rest.id()?;
+    let state = rest.text("state")?;
     let (mut if_match, mut audit) = (None, None);
-    while let Some(word) = args.option() {
+    while let Some(word) = rest.option() {
         match word.as_str() {
-            "IFMATCH" => if_match = Some(args.text("etag")?),
-            "AUDIT" => audit = Some(args.text("audit")?),
+            "IFMATCH" => if_match = Some(rest.text("etag")?),
+            "AUDIT" => audit = Some(rest.text("audit")?),
             other => return Err(crate::args::unknown_option(other, USAGE)),
         }
     }
-    change(context, id, name, StateRequest::parse(state, None, if_match, audit)?)
+    change(context, (&args, set), (id, name), StateRequest::parse(state, None, if_match, audit)?)
 }
 
 fn move_to(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE MOVE id from to [AUDIT json]";
-    let mut args = after_name(&args, USAGE);
-    let (id, name) = args.id()?;
-    let (from, to) = (args.text("state")?, args.text("state")?);
-    let options = write_options(&mut args, Takes::default(), USAGE)?.put;
-    change(context, id, name, StateRequest::parse(to, Some(from), None, options.audit)?)
+    let mut rest = after_name(&args, USAGE);
+    let (id, name) = rest.id()?;
+    let (from, to) = (rest.text("state")?, rest.text("state")?);
+    let options = write_options(&mut rest, Takes::default(), USAGE)?.put;
+    change(context, (&args, move_to), (id, name), StateRequest::parse(to, Some(from), None, options.audit)?)
 }
 
 fn remove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {

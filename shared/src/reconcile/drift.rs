@@ -5,53 +5,48 @@ use crate::join::{is_conflict, order};
 use crate::revision::Head;
 use std::cmp::Ordering;
 
-/// In what Redis and Postgres differ at an id.
+/// In what two sides differ at an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drift {
-    /// Redis knows nothing of the id.
-    MissingInRedis,
-    /// Postgres knows nothing of the id.
-    MissingInPostgres,
-    /// Redis has the smaller revision.
-    OlderInRedis,
-    /// Postgres has the smaller revision.
-    OlderInPostgres,
+    /// The left side knows nothing of the id.
+    MissingLeft,
+    /// The right side knows nothing of the id.
+    MissingRight,
+    /// The left side has the smaller revision.
+    OlderLeft,
+    /// The right side has the smaller revision.
+    OlderRight,
     /// Two writers used one version for different revisions.
     Conflict,
 }
 
 impl Drift {
     /// Compares what the two sides know of an id; `None` where it is the same live revision, or none on either.
-    pub fn of(
-        key: &DigestKey,
-        id: &str,
-        redis: Option<&Head<'_>>,
-        postgres: Option<&Head<'_>>,
-    ) -> Option<Drift> {
+    pub fn of(key: &DigestKey, id: &str, left: Option<&Head<'_>>, right: Option<&Head<'_>>) -> Option<Drift> {
         let digest = |head: Option<&Head<'_>>| head.and_then(|head| head.digest(key, id));
-        if digest(redis) == digest(postgres) {
+        if digest(left) == digest(right) {
             return None;
         }
-        Some(match (redis, postgres) {
+        Some(match (left, right) {
             (None, None) => return None,
-            (None, Some(_)) => Drift::MissingInRedis,
-            (Some(_), None) => Drift::MissingInPostgres,
-            (Some(redis), Some(postgres)) if is_conflict(key, id, redis, postgres) => Drift::Conflict,
-            (Some(redis), Some(postgres)) => match order(key, id, redis, postgres) {
-                Ordering::Less => Drift::OlderInRedis,
-                Ordering::Equal | Ordering::Greater => Drift::OlderInPostgres,
+            (None, Some(_)) => Drift::MissingLeft,
+            (Some(_), None) => Drift::MissingRight,
+            (Some(left), Some(right)) if is_conflict(key, id, left, right) => Drift::Conflict,
+            (Some(left), Some(right)) => match order(key, id, left, right) {
+                Ordering::Less => Drift::OlderLeft,
+                Ordering::Equal | Ordering::Greater => Drift::OlderRight,
             },
         })
     }
 
-    /// The word users see.
-    pub const fn as_str(self) -> &'static str {
+    /// The words users see, where the sides have these names.
+    pub fn words(self, left: &str, right: &str) -> String {
         match self {
-            Drift::MissingInRedis => "missing_in_redis",
-            Drift::MissingInPostgres => "missing_in_postgres",
-            Drift::OlderInRedis => "older_in_redis",
-            Drift::OlderInPostgres => "older_in_postgres",
-            Drift::Conflict => "conflict",
+            Drift::MissingLeft => format!("missing_in_{left}"),
+            Drift::MissingRight => format!("missing_in_{right}"),
+            Drift::OlderLeft => format!("older_in_{left}"),
+            Drift::OlderRight => format!("older_in_{right}"),
+            Drift::Conflict => "conflict".to_owned(),
         }
     }
 }
@@ -108,18 +103,19 @@ mod tests {
         let key = DigestKey::new(b"");
         let (one, two) = (revision(1, Some("1")), revision(2, Some("2")));
         let (other, gone) = (revision(1, Some("3")), revision(2, None));
-        let of = |redis: Option<&Revision>, postgres: Option<&Revision>| {
-            let (redis, postgres) = (redis.map(Revision::head), postgres.map(Revision::head));
-            Drift::of(&key, "id", redis.as_ref(), postgres.as_ref()).map(Drift::as_str)
+        let of = |left: Option<&Revision>, right: Option<&Revision>| {
+            let (left, right) = (left.map(Revision::head), right.map(Revision::head));
+            let drift = Drift::of(&key, "id", left.as_ref(), right.as_ref());
+            drift.map(|drift| drift.words("one", "two"))
         };
         assert_eq!(of(None, None), None);
         assert_eq!(of(Some(&one), Some(&one)), None);
         assert_eq!(of(None, Some(&gone)), None, "a removed id is missing on both sides");
-        assert_eq!(of(None, Some(&one)), Some("missing_in_redis"));
-        assert_eq!(of(Some(&one), None), Some("missing_in_postgres"));
-        assert_eq!(of(Some(&one), Some(&two)), Some("older_in_redis"));
-        assert_eq!(of(Some(&gone), Some(&one)), Some("older_in_postgres"));
-        assert_eq!(of(Some(&one), Some(&other)), Some("conflict"));
+        assert_eq!(of(None, Some(&one)).as_deref(), Some("missing_in_one"));
+        assert_eq!(of(Some(&one), None).as_deref(), Some("missing_in_two"));
+        assert_eq!(of(Some(&one), Some(&two)).as_deref(), Some("older_in_one"));
+        assert_eq!(of(Some(&gone), Some(&one)).as_deref(), Some("older_in_two"));
+        assert_eq!(of(Some(&one), Some(&other)).as_deref(), Some("conflict"));
     }
 
     #[test]

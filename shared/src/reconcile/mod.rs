@@ -138,7 +138,7 @@ impl Search {
     }
 
     /// Runs to the end.
-    pub fn run<L: Replica, R: Replica>(
+    pub fn run<L: Replica + ?Sized, R: Replica + ?Sized>(
         &mut self,
         left: &mut L,
         right: &mut R,
@@ -149,7 +149,7 @@ impl Search {
 
     /// Compares, lists or splits one batch. Returns whether the search is at its end. After an error the same
     /// step can be tried again.
-    pub fn step<L: Replica, R: Replica>(
+    pub fn step<L: Replica + ?Sized, R: Replica + ?Sized>(
         &mut self,
         left: &mut L,
         right: &mut R,
@@ -189,7 +189,7 @@ impl Search {
         Ok(self.is_done())
     }
 
-    fn list<L: Replica, R: Replica>(
+    fn list<L: Replica + ?Sized, R: Replica + ?Sized>(
         &mut self,
         left: &mut L,
         right: &mut R,
@@ -214,7 +214,7 @@ impl Search {
     }
 
     /// Cuts ranges where `cutter` has more items and compares the pieces.
-    fn split<A: Replica, B: Replica, L, R>(
+    fn split<A: Replica + ?Sized, B: Replica + ?Sized, L, R>(
         &mut self,
         cutter: &mut A,
         other: &mut B,

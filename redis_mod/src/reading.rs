@@ -1,0 +1,385 @@
+//! What a link lends this server's readers: an id that is not here is fetched from Postgres before anybody is told
+//! that it is not there (DESIGN section 7). Kept here are the ids that are being fetched, those that Postgres was
+//! just found not to have, and a filter of all ids that it has.
+//!
+//! No Redis type here: the rules are tested without a server, and the clock is an argument.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+use tandem_shared::filter::{self, IdFilter};
+use tandem_shared::{Error, Result, error::shown};
+
+/// A link whose reader was silent for so long is taken for lost: nobody waits for it any more.
+const LOST: Duration = Duration::from_secs(10);
+/// Ids that were found absent are remembered up to this number.
+const ABSENT_MAX: usize = 100_000;
+/// tandem's own documents are mirrored by every link.
+const RESERVED_PREFIX: &str = "tandem/";
+
+/// What is to be found here of what a link carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it.
+    Mirror,
+    /// What was read or written here.
+    Cache,
+}
+
+impl Mode {
+    /// Its name in commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Mirror => "mirror",
+            Mode::Cache => "cache",
+        }
+    }
+
+    /// Reads a name; `none` is that of a link that only takes. Errors: `INVALID`.
+    pub fn parse(name: &str) -> Result<Option<Mode>> {
+        match name {
+            "mirror" => Ok(Some(Mode::Mirror)),
+            "cache" => Ok(Some(Mode::Cache)),
+            "none" => Ok(None),
+            other => Err(Error::invalid(
+                format!("mode {}", shown(other)),
+                "is not known",
+                "give mirror, cache or none",
+            )),
+        }
+    }
+}
+
+/// The filter of the ids in Postgres.
+#[derive(Debug, Default)]
+enum Known {
+    #[default]
+    Nothing,
+    /// The worker is sending the ids.
+    Loading(IdFilter),
+    /// All were sent; an id that is not in it is not in Postgres.
+    Complete(IdFilter),
+}
+
+/// Whether an id that is not here may be in Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// It is not: the answer is known.
+    Absent,
+    /// It may be, and the link will say.
+    Ask,
+    /// It may be, and nobody is there to say.
+    Unserved,
+}
+
+#[derive(Debug)]
+struct Want {
+    /// The reader has been told.
+    asked: bool,
+    /// What Postgres is to store if it has nothing, encoded.
+    offer: Option<Box<[u8]>>,
+}
+
+/// An id for the reader, and what is to be stored where Postgres has nothing.
+pub type Wanted = (Box<str>, Option<Box<[u8]>>);
+
+/// One link, as a source for readers.
+#[derive(Debug)]
+pub struct Reading {
+    /// What is to be found here.
+    pub mode: Mode,
+    /// Ids under it are the link's.
+    pub prefix: Box<str>,
+    /// Everything was compared since this server started, so that a mirror misses nothing but what was dropped since.
+    pub is_whole: bool,
+    heard: Option<Instant>,
+    wants: BTreeMap<Box<str>, Want>,
+    /// Ids in the order in which they were wanted first; some are fetched already.
+    queue: VecDeque<Box<str>>,
+    absent: HashMap<Box<str>, Instant>,
+    known: Known,
+}
+
+impl Reading {
+    /// A link that nobody has been heard of yet.
+    pub fn new(mode: Mode, prefix: &str) -> Reading {
+        Reading {
+            mode,
+            prefix: prefix.into(),
+            is_whole: false,
+            heard: None,
+            wants: BTreeMap::new(),
+            queue: VecDeque::new(),
+            absent: HashMap::new(),
+            known: Known::Nothing,
+        }
+    }
+
+    /// Whether the link carries an id.
+    pub fn covers(&self, id: &str) -> bool {
+        id.starts_with(&*self.prefix) || id.starts_with(RESERVED_PREFIX)
+    }
+
+    /// Whether any id may have to be asked for; `dropped`: copies were dropped that are not back yet.
+    pub fn is_active(&self, dropped: bool) -> bool {
+        self.mode == Mode::Cache || !self.is_whole || dropped
+    }
+
+    /// Whether all the ids under it should be here.
+    pub fn mirrors(&self, id: &str) -> bool {
+        self.mode == Mode::Mirror || id.starts_with(RESERVED_PREFIX)
+    }
+
+    /// The link's reader asked for work.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Whether the link's reader is there.
+    pub fn is_served(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|heard| now.duration_since(heard) < LOST)
+    }
+
+    /// What is known of an id that is not here and has left no tombstone. `dropped`: its copy was, and is not back.
+    pub fn look_up(&self, id: &str, dropped: bool, now: Instant, memory: Duration) -> Lookup {
+        let is_known = if self.mirrors(id) { self.is_whole && !dropped } else { self.is_denied(id) };
+        let is_remembered = || self.absent.get(id).is_some_and(|at| now.duration_since(*at) < memory);
+        if is_known || is_remembered() {
+            Lookup::Absent
+        } else if self.is_served(now) {
+            Lookup::Ask
+        } else {
+            Lookup::Unserved
+        }
+    }
+
+    fn is_denied(&self, id: &str) -> bool {
+        matches!(&self.known, Known::Complete(filter) if !filter.may_contain(id))
+    }
+
+    /// An id is wanted; the first `offer` is to be stored if Postgres has nothing. Errors: `BACKPRESSURE` when `limit`
+    /// ids are wanted already.
+    pub fn want(&mut self, id: &str, offer: Option<&[u8]>, limit: usize) -> Result<()> {
+        if let Some(want) = self.wants.get_mut(id) {
+            if want.offer.is_none() && offer.is_some() {
+                want.offer = offer.map(Into::into);
+                if std::mem::take(&mut want.asked) {
+                    self.queue.push_back(id.into());
+                }
+            }
+            return Ok(());
+        }
+        if self.wants.len() >= limit {
+            let what = "the queue of ids to be fetched (ids)";
+            return Err(Error::Backpressure { what, actual: self.wants.len(), limit });
+        }
+        self.wants.insert(id.into(), Want { asked: false, offer: offer.map(Into::into) });
+        self.queue.push_back(id.into());
+        Ok(())
+    }
+
+    /// Whether an id is being fetched.
+    pub fn wants(&self, id: &str) -> bool {
+        self.wants.contains_key(id)
+    }
+
+    /// Number of ids that are being fetched.
+    pub fn wanted(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// Whether there is something to ask for that the reader was not told of.
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The next ids for the reader; `is_due` holds back those that cannot be fetched yet.
+    pub fn next_wants(&mut self, max: usize, is_due: impl Fn(&str) -> bool) -> Vec<Wanted> {
+        let mut next = Vec::new();
+        let mut later = VecDeque::new();
+        while next.len() < max {
+            let Some(id) = self.queue.pop_front() else { break };
+            let Some(want) = self.wants.get_mut(&id).filter(|want| !want.asked) else { continue };
+            if is_due(&id) {
+                want.asked = true;
+                next.push((id, want.offer.clone()));
+            } else {
+                later.push_back(id);
+            }
+        }
+        later.append(&mut self.queue);
+        self.queue = later;
+        next
+    }
+
+    /// The reader begins anew: what it was told of may be lost.
+    pub fn ask_again(&mut self) {
+        self.queue = self.wants.keys().cloned().collect();
+        self.wants.values_mut().for_each(|want| want.asked = false);
+    }
+
+    /// Postgres has answered for an id. `is_there`: it has it, or its tombstone.
+    pub fn fetched(&mut self, id: &str, is_there: bool, now: Instant, memory: Duration) {
+        let asks_more = |want: &Want| want.offer.is_some() && !want.asked;
+        if !is_there && self.wants.get(id).is_some_and(asks_more) {
+            // An offer came after the reader had been told of the id.
+            return;
+        }
+        self.wants.remove(id);
+        if is_there {
+            self.absent.remove(id);
+            return;
+        }
+        if self.absent.len() >= ABSENT_MAX {
+            self.absent.retain(|_, at| now.duration_since(*at) < memory);
+        }
+        if self.absent.len() < ABSENT_MAX && !memory.is_zero() {
+            self.absent.insert(id.into(), now);
+        }
+    }
+
+    /// Whether the link has to send a new revision of an id that has no copy here.
+    pub fn cares(&self, id: &str) -> bool {
+        self.mirrors(id) || self.wants(id) || self.absent.contains_key(id)
+    }
+
+    /// An id has a copy here, or one is on its way to Postgres.
+    pub fn appeared(&mut self, id: &str) {
+        if !self.absent.is_empty() {
+            self.absent.remove(id);
+        }
+    }
+
+    /// A copy has left: from now on the filter must know the id, which may have reached Postgres from here.
+    pub fn left(&mut self, id: &str) {
+        if let Known::Loading(filter) | Known::Complete(filter) = &mut self.known {
+            filter.insert(filter::key(id));
+        }
+    }
+
+    /// Begins a filter with room for so many ids.
+    pub fn begin_filter(&mut self, ids: u64) {
+        self.known = Known::Loading(IdFilter::with_capacity(ids));
+    }
+
+    /// Puts ids, by their keys, into the filter and takes others out. Returns whether the filter is there and large
+    /// enough.
+    pub fn change_filter(
+        &mut self,
+        added: impl Iterator<Item = u64>,
+        removed: impl Iterator<Item = u64>,
+    ) -> bool {
+        let (Known::Loading(filter) | Known::Complete(filter)) = &mut self.known else { return false };
+        added.for_each(|key| filter.insert(key));
+        removed.for_each(|key| filter.remove(key));
+        !filter.is_outgrown()
+    }
+
+    /// All ids were sent.
+    pub fn complete_filter(&mut self) {
+        if let Known::Loading(filter) = std::mem::take(&mut self.known) {
+            self.known = Known::Complete(filter);
+        }
+    }
+
+    /// The filter may have missed something.
+    pub fn drop_filter(&mut self) {
+        self.known = Known::Nothing;
+    }
+
+    /// State of the filter and the memory it takes, in bytes.
+    pub fn filter(&self) -> (&'static str, usize) {
+        match &self.known {
+            Known::Nothing => ("none", 0),
+            Known::Loading(filter) => ("loading", filter.bytes()),
+            Known::Complete(filter) => ("complete", filter.bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMORY: Duration = Duration::from_secs(1);
+
+    fn cache(now: Instant) -> Reading {
+        let mut reading = Reading::new(Mode::Cache, "a:");
+        reading.heard(now);
+        reading
+    }
+
+    #[test]
+    fn a_mirror_knows_what_it_does_not_have_once_it_was_compared() {
+        let now = Instant::now();
+        let mut reading = Reading::new(Mode::Mirror, "");
+        assert_eq!(reading.look_up("x", false, now, MEMORY), Lookup::Unserved);
+        reading.heard(now);
+        assert_eq!(reading.look_up("x", false, now, MEMORY), Lookup::Ask);
+        reading.is_whole = true;
+        assert_eq!(reading.look_up("x", false, now, MEMORY), Lookup::Absent);
+        assert_eq!(reading.look_up("x", true, now, MEMORY), Lookup::Ask, "dropped and not back yet");
+        assert!(!reading.is_active(false) && reading.is_active(true));
+        assert_eq!(reading.look_up("x", true, now + LOST, MEMORY), Lookup::Unserved);
+    }
+
+    #[test]
+    fn a_cache_asks_once_and_remembers_for_a_moment() {
+        let now = Instant::now();
+        let mut reading = cache(now);
+        assert!(reading.covers("a:1") && reading.covers("tandem/x") && !reading.covers("b"));
+        for _ in 0..3 {
+            reading.want("a:1", None, 2).unwrap();
+        }
+        reading.want("a:2", None, 2).unwrap();
+        assert_eq!(reading.want("a:3", None, 2).unwrap_err().code().as_str(), "BACKPRESSURE");
+        assert_eq!(reading.next_wants(10, |id| id != "a:1"), [("a:2".into(), None)]);
+        assert_eq!(reading.next_wants(10, |_| true), [("a:1".into(), None)]);
+        assert!(!reading.has_work() && reading.cares("a:1") && !reading.cares("a:9"));
+        reading.ask_again();
+        assert_eq!(reading.next_wants(10, |_| true).len(), 2);
+        reading.fetched("a:1", false, now, MEMORY);
+        assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Absent);
+        assert!(reading.cares("a:1"), "a put in Postgres must end the memory");
+        assert_eq!(reading.look_up("a:1", false, now + MEMORY, MEMORY), Lookup::Ask);
+        reading.fetched("a:2", true, now, MEMORY);
+        assert_eq!(reading.wanted(), 0);
+        reading.appeared("a:1");
+        assert!(!reading.cares("a:1"));
+    }
+
+    #[test]
+    fn an_offer_reaches_the_reader_though_it_knows_the_id() {
+        let now = Instant::now();
+        let mut reading = cache(now);
+        reading.want("a:1", None, 2).unwrap();
+        assert_eq!(reading.next_wants(1, |_| true), [("a:1".into(), None)]);
+        reading.want("a:1", Some(b"x"), 2).unwrap();
+        reading.want("a:1", Some(b"y"), 2).unwrap();
+        reading.fetched("a:1", false, now, MEMORY);
+        assert!(reading.wants("a:1"), "that was the answer to the question without an offer");
+        let offer: Box<[u8]> = (*b"x").into();
+        assert_eq!(reading.next_wants(1, |_| true), [("a:1".into(), Some(offer))]);
+        reading.fetched("a:1", true, now, MEMORY);
+        assert!(!reading.wants("a:1") && reading.next_wants(1, |_| true).is_empty());
+    }
+
+    #[test]
+    fn a_filter_counts_when_it_is_complete() {
+        let now = Instant::now();
+        let mut reading = cache(now);
+        reading.begin_filter(2);
+        let key = |id: &str| std::iter::once(filter::key(id));
+        assert!(reading.change_filter(key("a:1"), std::iter::empty()));
+        assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "not complete");
+        reading.complete_filter();
+        assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Absent);
+        assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Ask);
+        reading.left("a:2");
+        assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "written here, evicted");
+        assert!(reading.change_filter(std::iter::empty(), key("a:1")));
+        assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Absent);
+        reading.drop_filter();
+        assert_eq!(reading.look_up("a:9", false, now, MEMORY), Lookup::Ask);
+        assert!(!reading.change_filter(key("a:1"), std::iter::empty()));
+    }
+}
