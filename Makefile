@@ -48,6 +48,7 @@ test-faults: build-faults ## the long form of the fault suites: FAULT_SEEDS=20 r
 lint: setup ## formatting and clippy over every crate, warnings refused
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p tandem --features fault-points -- -D warnings
 
 bench: build ## ratios measured side by side on this machine
 	$(CARGO) run --release --locked -q -p tandem-bench

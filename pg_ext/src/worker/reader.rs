@@ -10,6 +10,7 @@ use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
 use super::{attach_signals, interrupts};
+use crate::error::Outcome;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -110,7 +111,9 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
                 }
             }
             let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
-            fill(&mut asked.connection, name, &owner, ids)?;
+            if !ids.is_empty() {
+                filling(name, || fill(&mut asked.connection, name, &owner, ids))?;
+            }
         }
         if all.iter().any(|asked| asked.since.is_some_and(|since| since.elapsed() > SILENCE)) {
             return Err(Broken("Redis does not answer; the connection is lost".into()));
@@ -138,6 +141,26 @@ fn store_first(name: &str, id: &str, offer: &[u8]) {
         // Most often somebody else was first.
         pgrx::debug1!("tandem reader {name}: {id:?}: {refused}");
     }
+}
+
+/// Waits until everything that this link's reader has read by now is in Redis.
+pub fn wait_for_fills(name: &str) -> Outcome<()> {
+    Ok(Spi::run_with_args(
+        "SELECT pg_advisory_xact_lock(1952542308, hashtext('fill ' || $1))",
+        &[name.into()],
+    )?)
+}
+
+/// Runs `work`, which reads here and sends to Redis. A session that waits for it waits to the end.
+fn filling<T>(name: &str, work: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
+    let call = |function: &str| {
+        let statement = format!("SELECT {function}(1952542308, hashtext('fill ' || $1))");
+        transaction(|| Ok(Spi::run_with_args(&statement, &[name.into()])?))
+    };
+    call("pg_advisory_lock_shared")?;
+    let done = work();
+    call("pg_advisory_unlock_shared")?;
+    done
 }
 
 /// Sends what is here of the ids, and of each that is not that it is not.

@@ -10,6 +10,7 @@ use super::id_filter::{IdFilter, Step};
 use super::letters;
 use super::node::Node;
 use super::peer::{Here, Local};
+use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
 use super::shards::{Attach, Shards};
@@ -200,10 +201,12 @@ impl Session {
         let mut nodes = Vec::new();
         Node::follow(&mut nodes, &talk)?;
         fault_point::reach(Point::Attached);
-        // A comparison that is due before anything that was pulled may be acknowledged.
         let is_fresh = talk.iter().any(|shard| shard.is_fresh);
         let is_due = is_fresh || link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
         let mut owed = is_due.then_some(Owed::Everything);
+        if is_fresh {
+            self.owe_check(&mut link)?;
+        }
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
         let mut full_until: Option<Instant> = None;
         let mut streaming = false;
@@ -246,10 +249,9 @@ impl Session {
                     Err(broken) => return Err(broken),
                 }
             }
-            if owed.is_none() {
-                for node in &mut nodes {
-                    node.acknowledge(&mut talk, &self.name)?;
-                }
+            // Also before a comparison that is due, which may wait for the room that this makes.
+            for node in &mut nodes {
+                node.acknowledge(&mut talk, &self.name)?;
             }
             let sockets: Vec<_> = nodes.iter().map(Node::socket).collect();
             for place in readable(&sockets, if pushed { Duration::ZERO } else { IDLE }) {
@@ -258,6 +260,7 @@ impl Session {
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     fault_point::reach(Point::Pulled);
                     if self.join(&mut talk, &link, pulled, &mut filter)? {
+                        self.owe_check(&mut link)?;
                         owed = Some(Owed::Everything);
                     }
                     fault_point::reach(Point::JoinCommitted);
@@ -287,6 +290,7 @@ impl Session {
         looked: bool,
         filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
+        let before = link.position;
         if let Some(owed) = owed {
             self.whole_check(talk, link, owed, "attach")?;
             self.set("state = 'streaming'")?;
@@ -297,6 +301,10 @@ impl Session {
                 self.whole_check(talk, link, &Owed::Everything, "scheduled")?;
                 self.set("state = 'streaming'")?;
             }
+        }
+        if link.position != before {
+            // The filter has not seen the part of the log that the comparison stands for.
+            *filter = IdFilter::Due;
         }
         if !link.ways.to_right {
             return Ok(false);
@@ -377,6 +385,10 @@ impl Session {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(|| Ok(log_end()?))?;
+        if link.is_cache {
+            // What was read for Redis before that is there when its ids are compared.
+            transaction(|| wait_for_fills(&self.name))?;
+        }
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
@@ -445,6 +457,15 @@ impl Session {
             page.retain(|id| owed.has(id));
             self.push_ids(talk, &page)?;
         }
+    }
+
+    /// Notes that a comparison is due: whoever has the link next must know it.
+    fn owe_check(&self, link: &mut Link) -> Result<(), Broken> {
+        if !link.needs_check {
+            self.set("needs_check = true")?;
+            link.needs_check = true;
+        }
+        Ok(())
     }
 
     /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
