@@ -6,6 +6,7 @@
 use crate::error::{Outcome, answer};
 use crate::planning;
 use crate::settings;
+use crate::store;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use tandem_shared::blocks::{BLOCK_IDS_MAX, Block, Delta, apply, cut, needs_cut, needs_merge};
@@ -37,6 +38,7 @@ impl Change {
 #[pg_extern(volatile, parallel_unsafe, security_definer)]
 #[search_path(pg_catalog, pg_temp)]
 fn fold(max_rows: default!(Option<i64>, "NULL")) -> i64 {
+    store::refuse_read_only(c"tandem.fold()");
     let max_rows = max_rows.unwrap_or(BATCH_ROWS).clamp(1, 1_000_000);
     answer(planning::by_index(|| Spi::connect_mut(|client| fold_batch(client, max_rows))))
 }
@@ -226,6 +228,7 @@ fn merge_small(client: &mut SpiClient<'_>, changed: &[Block]) -> Outcome<()> {
 /// Makes the blocks anew from the items, as after a change of the digest secret.
 #[pg_extern(volatile, parallel_unsafe)]
 fn rebuild_blocks() -> i64 {
+    store::refuse_read_only(c"tandem.rebuild_blocks()");
     let outcome = Spi::connect_mut(|client| -> Outcome<i64> {
         client.update("LOCK TABLE tandem.items IN SHARE MODE", None, &[])?;
         client.update("SELECT pg_advisory_xact_lock($1)", None, &[FOLD_LOCK.into()])?;

@@ -68,6 +68,7 @@ fn directly_below<'a>(routes: &'a [Route], prefix: &str) -> Vec<&'a Route> {
 
 /// Keeps everybody else from the items and returns the routes there are.
 fn begin(client: &mut SpiClient<'_>) -> Outcome<Vec<Route>> {
+    store::refuse_read_only(c"a change of routes");
     client.update("LOCK TABLE tandem.items IN ACCESS EXCLUSIVE MODE", None, &[])?;
     let mut routes = Vec::new();
     for row in client.update("SELECT r.prefix, r.table_name, r.number FROM tandem.routes r", None, &[])? {

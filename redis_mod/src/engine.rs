@@ -10,6 +10,7 @@ use std::time::Duration;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
 /// What is known of one Redis database beyond its keys.
@@ -23,6 +24,9 @@ pub struct Database {
     pub tombstones: BTreeMap<Box<str>, Revision>,
     /// What the links have not taken yet.
     pub pending: Pending,
+    /// The Postgres that attached each link last, if it said who it is. Not in files: whoever attaches first after a
+    /// restart compares everything.
+    pub owners: HashMap<Box<str>, Owner>,
     /// How long the other sides of the links keep tombstones; each says so when it attaches.
     pub peers: HashMap<Box<str>, Retention>,
     /// The links as sources for readers of what is not here.
@@ -69,8 +73,17 @@ impl Database {
     /// Forgets a link and what waited for it only. False if it was not attached.
     pub fn detach(&mut self, name: &str) -> bool {
         self.peers.remove(name);
+        self.owners.remove(name);
         self.readings.remove(name);
         self.pending.detach(name)
+    }
+
+    /// What a link's commands name as the run: another one when another server has attached the link.
+    pub fn run_of(&self, run: &str, link: &str) -> String {
+        match self.owners.get(link) {
+            Some(owner) => format!("{run}-{}-{}", owner.cluster, owner.timeline),
+            None => run.to_owned(),
+        }
     }
 
     /// How long tombstones bind here, where they are kept for `own` by this server's setting.
@@ -211,6 +224,14 @@ thread_local! {
         absent_memory: Duration::from_secs(1),
         fetches: Fetches::default(),
     });
+}
+
+impl Engine {
+    /// Whether there are books and no item in any database.
+    pub fn is_without_items(&self) -> bool {
+        let has_none = |database: &Database| database.index.is_empty() && database.locals.is_empty();
+        !self.databases.is_empty() && self.databases.values().all(has_none)
+    }
 }
 
 /// Runs `work` on the module's state. Errors: `CORRUPT` if the state is in use already, which only a defect of

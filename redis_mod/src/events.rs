@@ -8,8 +8,8 @@ use crate::item::Item;
 use crate::keys;
 use crate::reading::Reading;
 use crate::store::selected;
-use crate::{blocked, pending};
-use redis_module::{Context, NotifyEvent, RedisString, raw};
+use crate::{blocked, pending, persist};
+use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
 use tandem_shared::codec;
 
 /// A key was added, or a copy expired.
@@ -91,8 +91,11 @@ pub fn subscribe(context: &Context) -> Option<()> {
         // SAFETY: the table of functions is filled when the module is loaded.
         unsafe { raw::RedisModule_SubscribeToServerEvent }
     )?;
-    let events: [(u64, raw::RedisModuleEventCallback); 2] =
-        [(raw::REDISMODULE_EVENT_FLUSHDB, Some(on_flush)), (raw::REDISMODULE_EVENT_SWAPDB, Some(on_swap))];
+    let events: [(u64, raw::RedisModuleEventCallback); 3] = [
+        (raw::REDISMODULE_EVENT_FLUSHDB, Some(on_flush)),
+        (raw::REDISMODULE_EVENT_SWAPDB, Some(on_swap)),
+        (raw::REDISMODULE_EVENT_FORK_CHILD, Some(on_fork)),
+    ];
     for (id, callback) in events {
         // SAFETY: the callbacks have the API's signature and live as long as the module.
         let status =
@@ -163,6 +166,31 @@ fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
 fn select(context: &Context, number: i32) {
     // SAFETY: the context is that of the running callback.
     unsafe { raw::RedisModule_SelectDb.map(|select| select(context.get_raw(), number)) };
+}
+
+/// The child may rewrite the AOF, and without an RDB preamble the books go along with the first item. Where there is none
+/// they begin the part of the log that Redis has just opened.
+unsafe extern "C" fn on_fork(
+    context: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut std::ffi::c_void,
+) {
+    if subevent != raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
+        return;
+    }
+    caught("the start of a child", (), || {
+        let context = Context::new(context);
+        let flags = context.get_flags();
+        if !flags.contains(ContextFlags::AOF | ContextFlags::MASTER) || flags.contains(ContextFlags::LOADING)
+        {
+            return;
+        }
+        let books = engine::with(|engine| engine.is_without_items().then(|| persist::save(engine)));
+        if let Ok(Some(books)) = books {
+            context.replicate("TANDEM.EFFECT", &[b"BOOKS".as_slice(), &books]);
+        }
+    });
 }
 
 unsafe extern "C" fn on_swap(

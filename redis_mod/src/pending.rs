@@ -23,7 +23,7 @@ pub struct Waiting {
     /// Encoded revisions that the keyspace no longer holds.
     pub aside: Vec<Box<[u8]>>,
     /// The first of them is of a copy that was dropped: a later one takes its place, as a later write does in the
-    /// keyspace. A file does not say so, which costs no more than to keep both.
+    /// keyspace.
     pub copy_is_aside: bool,
     /// The copy here was dropped (not removed) when it had this version.
     pub dropped: Option<Version>,

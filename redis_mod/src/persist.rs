@@ -8,7 +8,7 @@
 //! | number | i32 |
 //! | last sequence, highest version | u64, u64 (0: none) |
 //! | links | u32 count of (text name, u64 acknowledged sequence, text mode or empty, text prefix) |
-//! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u32 count of bytes) |
+//! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 1 if a dropped copy is aside, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
 //!
 //! Integers are little-endian; text and bytes have a u32 length before them. Nothing may follow.
@@ -51,6 +51,7 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
         put_bytes(out, waiting.id.as_bytes());
         out.extend(waiting.dropped.map_or(0, Version::get).to_le_bytes());
         put_bytes(out, waiting.origin.as_deref().unwrap_or_default().as_bytes());
+        out.push(u8::from(waiting.copy_is_aside));
         put_u32(out, waiting.aside.len());
         for revision in &waiting.aside {
             put_bytes(out, revision);
@@ -88,8 +89,7 @@ pub fn install(engine: &mut Engine, books: Vec<(i32, Database)>) {
     engine.databases = books.into_iter().collect();
 }
 
-/// Writes the books as commands into an AOF. Redis writes the database's SELECT before its first key, so only
-/// databases that hold keys keep their books this way.
+/// Writes the books of all databases as a command into an AOF.
 pub fn rewrite_books(aof: *mut raw::RedisModuleIO) {
     let books = crate::engine::with(save);
     if let Ok(books) = books {
@@ -195,6 +195,7 @@ impl<'a> Reader<'a> {
             let mut waiting = Waiting { id: self.text()?.into(), ..Waiting::default() };
             waiting.dropped = self.version()?;
             waiting.origin = Some(self.text()?).filter(|origin| !origin.is_empty()).map(Into::into);
+            waiting.copy_is_aside = self.integer(1)? == 1;
             for _ in 0..self.count()? {
                 waiting.aside.push(self.bytes()?.into());
             }

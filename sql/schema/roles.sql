@@ -22,7 +22,7 @@ GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, 
 GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
 GRANT INSERT ON tandem.conflicts TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.
-GRANT SELECT (name, prefix, direction, needs_check, pushed_xid, pushed_seq) ON tandem.links
+GRANT SELECT (name, prefix, mode, direction, needs_check, pushed_xid, pushed_seq) ON tandem.links
     TO tandem_reader, tandem_writer;
 -- Who checks dials wherever a URL says: that is for who makes links.
 REVOKE EXECUTE ON FUNCTION tandem.reconcile(text, text, boolean, bigint),

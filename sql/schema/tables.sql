@@ -1,3 +1,8 @@
+-- The schema is made here and not named in the control file, so that it is the extension's and goes with it. What follows
+-- without a schema's name is made in it.
+CREATE SCHEMA tandem;
+SET LOCAL search_path = tandem, pg_temp;
+
 -- Tables of tandem. Ids are compared by bytes everywhere, hence COLLATE "C".
 
 CREATE TABLE tandem.items (

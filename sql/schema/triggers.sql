@@ -109,6 +109,42 @@ BEGIN
 END
 $$;
 
+-- Logical replication fires no statement triggers, and row triggers only if they are enabled for it. Its rows have version,
+-- timestamp and hash from where they were written.
+CREATE FUNCTION tandem.capture_replicated() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    was bytea;
+    is_now bytea;
+BEGIN
+    IF TG_OP <> 'INSERT' AND NOT OLD.local THEN
+        was := tandem.digest(OLD.version, OLD.id, OLD.state, OLD.payload IS NOT NULL, OLD.payload_hash);
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.local THEN
+        is_now := tandem.digest(NEW.version, NEW.id, NEW.state, NEW.payload IS NOT NULL, NEW.payload_hash);
+    END IF;
+    IF was IS NOT NULL AND (is_now IS NULL OR NEW.id <> OLD.id) THEN
+        WITH logged AS (
+            INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest)
+            SELECT s.slot, OLD.id, 'r', OLD.version + 1, tandem.now_ms(), was FROM tandem.log_state s
+            RETURNING id, version, "timestamp"
+        )
+        INSERT INTO tandem.tombstones AS t (id, version, "timestamp")
+        SELECT l.id, l.version, l."timestamp" FROM logged l
+        ON CONFLICT (id) DO UPDATE SET version = excluded.version, "timestamp" = excluded."timestamp", audit = NULL
+            WHERE t.version < excluded.version;
+        was := NULL;
+    END IF;
+    IF is_now IS NOT NULL AND (was IS DISTINCT FROM is_now OR NEW."timestamp" <> OLD."timestamp"
+            OR NEW.audit IS DISTINCT FROM OLD.audit) THEN
+        INSERT INTO tandem.changes (slot, id, op, version, "timestamp", old_digest, new_digest)
+        SELECT s.slot, NEW.id, 'p', NEW.version, NEW."timestamp", was, is_now FROM tandem.log_state s;
+        DELETE FROM tandem.tombstones t WHERE t.id = NEW.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- Row triggers of the whole are those of each part, statement triggers are not: they run for the table that a
 -- statement names. TRUNCATE names all tables below the one that it is given, so only those with rows have its trigger.
 CREATE FUNCTION tandem.add_triggers(target regclass, has_rows boolean) RETURNS void
@@ -124,11 +160,16 @@ BEGIN
     IF has_rows THEN
         EXECUTE format('CREATE TRIGGER tandem_truncate BEFORE TRUNCATE ON %s
             FOR EACH STATEMENT EXECUTE FUNCTION tandem.capture_truncate()', target);
+        -- Of the statement triggers logical replication fires this one.
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tandem_truncate', target);
     END IF;
 END
 $$;
 CREATE TRIGGER tandem_row BEFORE INSERT OR UPDATE ON tandem.items
     FOR EACH ROW EXECUTE FUNCTION tandem.capture_row();
+CREATE TRIGGER tandem_replicated AFTER INSERT OR UPDATE OR DELETE ON tandem.items
+    FOR EACH ROW EXECUTE FUNCTION tandem.capture_replicated();
+ALTER TABLE tandem.items ENABLE REPLICA TRIGGER tandem_replicated;
 SELECT tandem.add_triggers('tandem.items', false), tandem.add_triggers('tandem.items_default', true);
 
 CREATE FUNCTION tandem.restore_items() RETURNS trigger

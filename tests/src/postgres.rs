@@ -7,7 +7,8 @@ use crate::scratch::{Scratch, tail};
 use crate::wait::{self, DEADLINE};
 use postgres::{Client, Config, NoTls};
 use rustix::process::Signal;
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -47,6 +48,23 @@ impl Postgres {
         let install = Install::get(options.build);
         let mut server = Postgres { guard: None, scratch, port: ports::free(), install };
         server.initialize(options);
+        server.launch();
+        server
+    }
+
+    /// Copies a running server's cluster and starts it as a standby of it.
+    pub fn standby_of(primary: &Postgres) -> Postgres {
+        let (scratch, port, install) = (Scratch::new("standby"), ports::free(), primary.install);
+        let mut server = Postgres { guard: None, scratch, port, install };
+        server.make_data_directory();
+        let mut command = Command::new(client_program("pg_basebackup"));
+        command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &primary.port.to_string()]);
+        // -R: the copy begins as a standby that knows its primary.
+        command.args(["-R", "-X", "stream", "-c", "fast", "-D"]).arg(server.data());
+        as_server_user(&mut command);
+        let output = command.output().expect("pg_basebackup starts");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        server.add_settings(&format!("\nport = {port}\n"));
         server.launch();
         server
     }
@@ -173,11 +191,8 @@ impl Postgres {
     }
 
     fn initialize(&self, options: &Options) {
+        self.make_data_directory();
         let data = self.data();
-        std::fs::create_dir(&data).expect("a directory in a directory of ours");
-        if let Some((user, group)) = server_user() {
-            std::os::unix::fs::chown(&data, Some(user), Some(group)).expect("root may give directories away");
-        }
         let log = File::create(self.log()).expect("a log in a directory of ours");
         let mut command = Command::new(self.install.program("initdb"));
         // The database sorts text as people do and not by bytes, so an order left to the default shows.
@@ -188,9 +203,24 @@ impl Postgres {
         as_server_user(&mut command);
         let status = command.status().expect("initdb starts");
         assert!(status.success(), "initdb failed; {}", self.log_tail());
-        let path = data.join("postgresql.conf");
-        let mut settings = std::fs::read_to_string(&path).expect("initdb wrote it");
-        settings.push_str(&self.settings(options));
+        self.add_settings(&self.settings(options));
+    }
+
+    fn make_data_directory(&self) {
+        let data = self.data();
+        std::fs::create_dir(&data).expect("a directory in a directory of ours");
+        // The server refuses one that others may read.
+        std::fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("the directory is ours");
+        if let Some((user, group)) = server_user() {
+            std::os::unix::fs::chown(&data, Some(user), Some(group)).expect("root may give directories away");
+        }
+    }
+
+    /// Adds lines to postgresql.conf; the last one of a setting counts.
+    fn add_settings(&self, lines: &str) {
+        let path = self.data().join("postgresql.conf");
+        let mut settings = std::fs::read_to_string(&path).expect("the cluster has settings");
+        settings.push_str(lines);
         std::fs::write(&path, settings).expect("postgresql.conf can be written");
     }
 

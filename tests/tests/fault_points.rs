@@ -150,7 +150,7 @@ impl Round {
         client.batch_execute("SELECT pg_reload_conf()").ok()?;
         // What the link says of itself may be from before the last death; workers that live for several rounds count.
         let query = "SELECT l.state = 'streaming' AND l.waiting = 0 AND \
-            (SELECT array_agg(id) FROM tandem.dead_letters) = ARRAY[$1] AND 2 = (SELECT count(*) FROM pg_stat_activity \
+            (SELECT array_agg(id) FROM tandem.dead_letters) = ARRAY[$1] AND 3 = (SELECT count(*) FROM pg_stat_activity \
                 WHERE backend_type LIKE 'tandem %' AND backend_start < clock_timestamp() - interval '0.3 s') \
             FROM tandem.links() l";
         let row = client.query_one(query, &[&format!("taken.{}", self.number)]).ok()?;

@@ -93,13 +93,25 @@ fn writes_and_removals_go_both_ways() {
 fn transactions_arrive_whole_or_not_at_all() {
     let pair = Pair::start();
     let (mut client, mut redis) = (pair.sql(), pair.commands());
+    // Its stream tells of every write that Redis has ever seen.
+    ask(&mut redis, &["CONFIG", "SET", "tandem.cdc-maxlen", "1000000"]);
     run(&mut client, "BEGIN; SELECT tandem.put('no', '1'); ROLLBACK");
+    run(
+        &mut client,
+        "BEGIN; SAVEPOINT a; SELECT tandem.put('no', '1'), tandem.put('large.0000', '\"no\"'); ROLLBACK TO a; \
+         DO $$ BEGIN PERFORM tandem.put('no', '1'); PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END $$; COMMIT",
+    );
     fill_postgres(&mut client, "large.", 5000);
     same(&pair, 5000);
-    assert_eq!(payload_in_redis(&mut redis, "no"), None);
+    let told = format!("{:?}", ask(&mut redis, &["XRANGE", "tandem:cdc", "-", "+"]));
+    assert!(told.contains("large.4999"), "the stream tells of writes");
+    assert!(
+        !told.contains("\"no\"") && payload_in_redis(&mut redis, "no").is_none(),
+        "what was rolled back left a trace"
+    );
     run(&mut client, "TRUNCATE tandem.items");
     same(&pair, 0);
-    assert_eq!(ask_number(&mut redis, &["DBSIZE"]), 0, "TRUNCATE is a removal of everything");
+    assert_eq!(ask_number(&mut redis, &["DBSIZE"]), 1, "TRUNCATE is a removal of everything but the stream");
 }
 
 #[test]

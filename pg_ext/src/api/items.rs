@@ -217,6 +217,7 @@ const TOUCH: &str = "UPDATE tandem.items i SET access_count = i.access_count + 1
 fn touch(id: Option<&str>) -> bool {
     answer((|| {
         let id = given_id(id)?;
+        store::refuse_read_only(c"tandem.touch()");
         let _own = OwnWrite::begin();
         planning::by_index(|| {
             Spi::connect_mut(|client| Ok(!update_kept(client, TOUCH, &[id.into()])?.is_empty()))

@@ -3,6 +3,7 @@
 use super::arguments::given;
 use crate::error::{Outcome, answer};
 use crate::settings;
+use crate::store;
 use crate::worker::{Retried, is_preloaded, retry};
 use pgrx::prelude::*;
 use tandem_shared::Error;
@@ -113,6 +114,7 @@ fn link(
             .into());
         }
         crate::worker::check_url(url)?;
+        store::refuse_read_only(c"tandem.link()");
         check_worker()?;
         let made = Spi::connect_mut(|client| -> Outcome<bool> {
             let rows = client.update(
@@ -141,6 +143,7 @@ fn link(
 fn unlink(name: Option<&str>) -> bool {
     answer((|| {
         let name = given("name", name)?;
+        store::refuse_read_only(c"tandem.unlink()");
         let removed = Spi::get_one_with_args::<i64>(
             "WITH gone AS (DELETE FROM tandem.links WHERE name = $1 RETURNING 1) SELECT count(*) FROM gone",
             &[name.into()],
@@ -163,6 +166,7 @@ fn resume_link(name: Option<&str>) {
 
 fn set_paused(name: Option<&str>, paused: bool) -> Outcome<()> {
     let name = given("name", name)?;
+    store::refuse_read_only(c"a change of a link");
     let changed = Spi::get_one_with_args::<i64>(
         "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
          changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
@@ -184,6 +188,7 @@ fn retry_dead_letters(
 ) -> TableIterator<'static, (name!(joined, i64), name!(requested, i64), name!(refused, i64))> {
     let outcome = (|| {
         let limit = page_limit(lim.or(Some(LETTERS)))?;
+        store::refuse_read_only(c"tandem.retry_dead_letters()");
         let Retried { joined, requested, refused } = retry(link, limit as i64)?;
         Ok((joined, requested, refused))
     })();

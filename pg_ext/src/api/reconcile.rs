@@ -8,7 +8,7 @@ use crate::snapshot;
 use crate::store;
 use crate::worker::{
     Attach, Books, Broken, Database, Failed, Here, Local, Peer, Refused, Report, Run, Shards, Task, Ways,
-    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, redis_name,
+    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner, redis_name,
     savepoint,
 };
 use pgrx::prelude::*;
@@ -125,7 +125,8 @@ impl Side {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
             Side::Link(Linked { url, run, .. }) => {
-                let attach = if dry_run { Attach::Not } else { Attach::AsItIs };
+                let owner = owner().map_err(|failure| Broken(failure.to_string()))?;
+                let attach = if dry_run { Attach::Not } else { Attach::As(owner, None) };
                 Box::new(Shards::open(url, &Shards::addresses(run), link, attach)?)
             }
             Side::Redis(url) => Box::new(Shards::open(url, &[], None, Attach::Not)?),
@@ -228,6 +229,9 @@ impl<'a> Asked<'a> {
 }
 
 fn compare(left: Side, right: Side, asked: &Asked<'_>) -> Outcome<ReconcileRow> {
+    if !asked.dry_run {
+        store::refuse_read_only(c"a check that mends");
+    }
     // Of a Postgres and a Redis the Postgres is on the left: what is pulled and what is pushed then says the same
     // whoever is named first.
     let (left, right) = if left.is_redis() && !right.is_redis() { (right, left) } else { (left, right) };

@@ -18,6 +18,7 @@ use pgrx::spi::SpiClient;
 use read::{Current, Wanted, fetch_one, lock};
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use subtransaction::undoable;
 use tandem_shared::codec::{self, Source};
@@ -29,6 +30,13 @@ use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Writes, record_conflict};
+
+/// Ends a transaction that may only read, as on a standby, before it locks anything: that would fail there with an error
+/// of the server's inner workings.
+pub fn refuse_read_only(command: &CStr) {
+    // SAFETY: raises an error, or reads the transaction's state.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
 
 /// The server's clock.
 pub fn now() -> Timestamp {
@@ -80,6 +88,7 @@ const ATTEMPTS_MAX: usize = 100;
 type Name = fn(Failure, usize, &str) -> Failure;
 
 fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done>> {
+    refuse_read_only(c"a write of tandem");
     let operations: Vec<Placed> = operations
         .into_iter()
         .enumerate()

@@ -24,6 +24,7 @@ pub use connection::{Broken, check_url, redis_name};
 pub use letters::{Retried, retry};
 pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
 pub use postgres_peer::{Database, config_of, is_postgres, name_of};
+pub use remote::owner;
 pub use repair::{Books, Refused, Report, Task, Ways, check, check_held};
 pub use session::carried;
 pub use shards::{Attach, Shard, Shards};

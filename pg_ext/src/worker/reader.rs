@@ -5,7 +5,7 @@
 //! as an id that is being fetched counts as present.
 
 use super::connection::{Broken, Connection};
-use super::remote::Remote;
+use super::remote::{Remote, owner};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
@@ -15,6 +15,7 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 use tandem_shared::codec::encode;
+use tandem_shared::owner::Owner;
 use tandem_shared::request::{Operation, PutRequest};
 
 /// Ids fetched at a time.
@@ -85,6 +86,7 @@ struct Asked {
 
 /// Serves one connection to each server. `Ok` means that the link was paused or removed.
 fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
+    let owner = transaction(owner)?;
     let mut shards = Shards::open(url, &Shards::addresses(run), None, Attach::Not)?;
     let asked = |shard| Ok(Asked { connection: shards.connect(shard)?, since: None, is_anew: true });
     let mut all = shards.iter().map(asked).collect::<Result<Vec<_>, Broken>>()?;
@@ -94,7 +96,7 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
     loop {
         interrupts();
         for asked in all.iter_mut().filter(|asked| asked.since.is_none()) {
-            asked.connection.send(&Remote::wanted_command(name, IDS, BLOCK, asked.is_anew))?;
+            asked.connection.send(&Remote::wanted_command(name, &owner, IDS, BLOCK, asked.is_anew))?;
             (asked.since, asked.is_anew) = (Some(Instant::now()), false);
         }
         let sockets: Vec<_> = all.iter().map(|asked| asked.connection.socket()).collect();
@@ -108,7 +110,7 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
                 }
             }
             let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
-            fill(&mut asked.connection, name, ids)?;
+            fill(&mut asked.connection, name, &owner, ids)?;
         }
         if all.iter().any(|asked| asked.since.is_some_and(|since| since.elapsed() > SILENCE)) {
             return Err(Broken("Redis does not answer; the connection is lost".into()));
@@ -139,14 +141,14 @@ fn store_first(name: &str, id: &str, offer: &[u8]) {
 }
 
 /// Sends what is here of the ids, and of each that is not that it is not.
-fn fill(connection: &mut Connection, name: &str, ids: Vec<String>) -> Result<(), Broken> {
+fn fill(connection: &mut Connection, name: &str, owner: &Owner, ids: Vec<String>) -> Result<(), Broken> {
     let mut rest = ids;
     while !rest.is_empty() {
         let Page { found, later } = transaction(|| store::fetch(&rest))?;
         rest.retain(|id| !later.contains(id));
         let revisions: Vec<(&str, Vec<u8>)> =
             rest.iter().map(|id| (id.as_str(), found.get(id).map(encode).unwrap_or_default())).collect();
-        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, &revisions)?) {
+        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, owner, &revisions)?) {
             if let Some(reason) = refused {
                 pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
             }

@@ -2,7 +2,9 @@
 
 use super::connection::{Broken, Connection, reply_error};
 use super::peer::Answer;
+use crate::error;
 use crate::settings;
+use pgrx::prelude::*;
 use redis::Value;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use tandem_shared::codec::{Source, decode};
 use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
+use tandem_shared::owner::Owner;
 use tandem_shared::reconcile::{Entry, Replica};
 use tandem_shared::{Digest, Fingerprint, Revision};
 
@@ -25,6 +28,16 @@ pub struct Pulled {
 
 /// An id that is wanted in Redis, and what is to be stored where there is nothing, encoded.
 pub type Wanted = (String, Option<Vec<u8>>);
+
+/// This server.
+pub fn owner() -> error::Outcome<Owner> {
+    let (cluster, timeline) = Spi::get_two::<String, i64>(
+        "SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
+         FROM pg_control_system()",
+    )?;
+    let timeline = u64::try_from(timeline.unwrap_or(0)).unwrap_or(0);
+    Ok(Owner { cluster: cluster.unwrap_or_default().into(), timeline })
+}
 
 /// A Redis with the module loaded.
 pub struct Remote<'a>(pub &'a mut Connection);
@@ -91,16 +104,18 @@ impl Remote<'_> {
         array(self.0.ask(&command)?)
     }
 
-    /// Attaches a link. `source`: the mode and the prefix of what Redis may ask for; without one it is left as it is.
-    /// Returns the server's run and whether the link was not known.
+    /// Attaches a link for a server. `source`: the mode and the prefix of what Redis may ask for; without one it is left as
+    /// it is. Returns the server's run and whether the link was not known.
     pub fn attach(
         &mut self,
         link: &str,
         key_check: &str,
+        owner: &Owner,
         source: Option<(&str, &str)>,
     ) -> Result<(String, bool), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
         command.arg("ATTACH").arg(link).arg(key_check).arg(settings::tombstone_retention().ms());
+        command.arg(&*owner.cluster).arg(owner.timeline);
         if let Some((mode, prefix)) = source {
             command.arg(mode).arg(prefix);
         }
@@ -108,9 +123,11 @@ impl Remote<'_> {
         Ok((text(fields.take("run")?)?, integer(&fields.take("fresh")?)? == 1))
     }
 
-    /// Detaches a link.
-    pub fn detach(&mut self, link: &str) -> Result<(), Broken> {
-        self.0.ask(redis::cmd("TANDEM.LINK").arg("DETACH").arg(link)).map(drop)
+    /// Detaches a link, unless it belongs to another server now.
+    pub fn detach(&mut self, link: &str, owner: &Owner) -> Result<(), Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("DETACH").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        self.0.ask(&command).map(drop)
     }
 
     /// Takes the reply to a pull apart.
@@ -140,9 +157,21 @@ impl Remote<'_> {
     }
 
     /// Asks for ids that are wanted in Redis. `is_anew`: of those that were named before, too.
-    pub fn wanted_command(link: &str, max: usize, block: Duration, is_anew: bool) -> redis::Cmd {
+    pub fn wanted_command(
+        link: &str,
+        owner: &Owner,
+        max: usize,
+        block: Duration,
+        is_anew: bool,
+    ) -> redis::Cmd {
         let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("WANTED").arg(link).arg(max).arg(block.as_millis() as u64);
+        command
+            .arg("WANTED")
+            .arg(link)
+            .arg(&*owner.cluster)
+            .arg(owner.timeline)
+            .arg(max)
+            .arg(block.as_millis() as u64);
         if is_anew {
             command.arg("ANEW");
         }
@@ -161,12 +190,19 @@ impl Remote<'_> {
     }
 
     /// Sends what was wanted; an empty revision says that there is none. Returns why some were refused, in order.
-    pub fn fill(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Option<String>>, Broken> {
+    pub fn fill(
+        &mut self,
+        link: &str,
+        owner: &Owner,
+        revisions: &[(&str, Vec<u8>)],
+    ) -> Result<Vec<Option<String>>, Broken> {
         let refusal = |answer| match answer {
             Value::ServerError(error) => Some(reply_error(&error)),
             _ => None,
         };
-        Ok(self.send_revisions("FILL", link, revisions)?.into_iter().map(refusal).collect())
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("FILL").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        Ok(self.send_revisions(command, revisions)?.into_iter().map(refusal).collect())
     }
 
     /// Whether Redis has, or is about to have, each of the ids.
@@ -194,18 +230,17 @@ impl Remote<'_> {
 
     /// Pushes encoded revisions; for each one what came of it, or the error that Redis gave.
     pub fn push(&mut self, link: &str, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
-        let answers = self.send_revisions("PUSH", link, revisions)?;
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("PUSH").arg(link);
+        let answers = self.send_revisions(command, revisions)?;
         answers.into_iter().map(answer).collect()
     }
 
     fn send_revisions(
         &mut self,
-        verb: &str,
-        link: &str,
+        mut command: redis::Cmd,
         revisions: &[(&str, Vec<u8>)],
     ) -> Result<Vec<Value>, Broken> {
-        let mut command = redis::cmd("TANDEM.LINK");
-        command.arg(verb).arg(link);
         for (id, revision) in revisions {
             command.arg(*id).arg(revision.as_slice());
         }

@@ -10,7 +10,7 @@ use super::id_filter::{IdFilter, Step};
 use super::letters;
 use super::node::Node;
 use super::peer::{Here, Local};
-use super::remote::Pulled;
+use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
@@ -29,6 +29,7 @@ use tandem_shared::cluster::slot_of;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
+use tandem_shared::owner::Owner;
 use tandem_shared::request::Operation;
 
 /// Pause before the next push to a Redis that has no room.
@@ -85,13 +86,13 @@ struct Link {
 
 impl Link {
     /// Mode and prefix under which Redis may ask for what it does not have.
-    fn source(&self) -> Attach {
+    fn source(&self, owner: Owner) -> Attach {
         let mode = match (self.ways.to_right, self.is_cache) {
             (false, _) => "none",
             (true, true) => "cache",
             (true, false) => "mirror",
         };
-        Attach::Source { mode, prefix: self.prefix.clone() }
+        Attach::As(owner, Some((mode, self.prefix.clone())))
     }
 
     /// Whether Redis is to have an id at all times.
@@ -194,7 +195,7 @@ impl Session {
         }
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
-        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.source())?;
+        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.source(transaction(owner)?))?;
         let mut nodes = Vec::new();
         Node::follow(&mut nodes, &talk)?;
         fault_point::reach(Point::Attached);
@@ -311,6 +312,10 @@ impl Session {
     fn load(&mut self) -> Result<bool, Broken> {
         let name = self.name.clone();
         let row = transaction(move || {
+            // The extension may be dropped, and its links with it.
+            if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
+                return Ok(None);
+            }
             Spi::connect(|client| {
                 let rows = client.select(
                     "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
@@ -347,9 +352,10 @@ impl Session {
             }
             None => {
                 if let Some(link) = self.link.take() {
+                    let owner = transaction(owner)?;
                     let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
                     let detached = Shards::open(&link.url, &others, None, Attach::Not)
-                        .and_then(|mut shards| shards.tell(|remote| remote.detach(&self.name)));
+                        .and_then(|mut shards| shards.tell(|remote| remote.detach(&self.name, &owner)));
                     if let Err(Broken(reason)) = detached {
                         pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
                     }

@@ -14,6 +14,7 @@ use tandem_shared::codec::encode;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::join::join;
+use tandem_shared::owner::Owner;
 use tandem_shared::reconcile::{Entry, Replica, Union};
 use tandem_shared::{Fingerprint, Revision};
 
@@ -22,19 +23,12 @@ const PUSH_BYTES_MAX: usize = 1 << 20;
 /// Rounds in which a cluster may send a command on.
 const REDIRECTS_MAX: usize = 16;
 
-/// Whether a link is attached to each server, and as what.
+/// Whether a link is attached to each server.
 pub enum Attach {
     /// It is not: nothing is to be changed there.
     Not,
-    /// As what it is.
-    AsItIs,
-    /// As a source for readers.
-    Source {
-        /// The mode.
-        mode: &'static str,
-        /// The prefix of what Redis may ask for.
-        prefix: String,
-    },
+    /// On behalf of this Postgres; with mode and prefix as a source for readers, else as what it is.
+    As(Owner, Option<(&'static str, String)>),
 }
 
 /// A server, or a master of a cluster.
@@ -100,13 +94,10 @@ impl Shards {
     }
 
     fn add(&mut self, address: String, mut connection: Connection) -> Result<(), Broken> {
-        let source = match &self.attach {
-            Attach::Source { mode, prefix } => Some((*mode, prefix.as_str())),
-            _ => None,
-        };
-        let (run, is_fresh) = match &self.link {
-            Some(link) if !matches!(self.attach, Attach::Not) => {
-                Remote(&mut connection).attach(link, &key_check(), source)?
+        let (run, is_fresh) = match (&self.link, &self.attach) {
+            (Some(link), Attach::As(owner, source)) => {
+                let source = source.as_ref().map(|(mode, prefix)| (*mode, prefix.as_str()));
+                Remote(&mut connection).attach(link, &key_check(), owner, source)?
             }
             _ => (String::new(), false),
         };

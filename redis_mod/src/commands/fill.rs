@@ -2,7 +2,7 @@
 
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
-use crate::commands::link::{check_attached, is_full, link_name, take};
+use crate::commands::link::{check_attached, check_owner, is_full, link_name, take};
 use crate::engine;
 use crate::keys;
 use crate::reading::{Reading, Wanted};
@@ -42,8 +42,10 @@ pub fn ready(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 
 /// TANDEM.LINK WANTED: the next ids to fetch; blocks until there are any.
 pub fn wanted(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    const USAGE: &str = "TANDEM.LINK WANTED link max-ids block-ms [ANEW]";
+    const USAGE: &str = "TANDEM.LINK WANTED link cluster timeline max-ids block-ms [ANEW]";
     let name = link_name(args)?;
+    let database = selected(context);
+    check_owner(database, name, args)?;
     let max = args.unsigned("max-ids")?.clamp(1, PAGE_ITEMS_MAX as u64) as usize;
     let block_ms = args.unsigned("block-ms")?.min(BLOCK_MS_MAX);
     let is_anew = match args.option().as_deref() {
@@ -52,8 +54,6 @@ pub fn wanted(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         Some(word) => return Err(unknown_option(word, USAGE)),
     };
     args.end()?;
-    let database = selected(context);
-    check_attached(database, name)?;
     with_reading(database, name, |reading| {
         reading.heard(Instant::now());
         if is_anew {
@@ -102,7 +102,7 @@ fn reply_wants(context: &Context, wants: &[Wanted]) {
 pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let database = selected(context);
-    check_attached(database, name)?;
+    check_owner(database, name, args)?;
     let mut pairs = Vec::new();
     while args.left() > 0 {
         pairs.push((utf8("id", args.bytes()?)?, args.bytes()?));

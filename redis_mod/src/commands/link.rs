@@ -4,7 +4,7 @@ use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
 use crate::commands::fill;
 use crate::datatype::key_check;
-use crate::engine;
+use crate::engine::{self, Database, Engine};
 use crate::item::Item;
 use crate::keys;
 use crate::pending::{EVERYTHING, Waiting};
@@ -18,6 +18,7 @@ use tandem_shared::decide::{Applied, Retention};
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
@@ -71,6 +72,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let check = args.text("key check")?;
     let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
+    let owner = owner(args)?;
     // A link that does not write here is no source for readers: its mode is none.
     let source = if args.left() > 0 { Some((args.text("mode")?, args.text("prefix")?)) } else { None };
     if let Some((mode, _)) = source {
@@ -86,6 +88,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         });
     }
     let (fresh, changed, seq) = engine::with_database(selected(context), |database| {
+        take_over(database, name, owner)?;
         if let Some(retention) = retention {
             database.peers.insert(name.into(), retention);
         }
@@ -102,7 +105,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         effect.extend(source.iter().flat_map(|(mode, prefix)| [*mode, *prefix]));
         context.replicate("TANDEM.EFFECT", effect.as_slice());
     }
-    let run = engine::with(|engine| engine.run.clone())?;
+    let run = engine::with(|engine| run_of(engine, selected(context), name))?;
     let reply = Reply::new(context);
     reply.map(4);
     reply.bulk("protocol");
@@ -116,10 +119,66 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
+/// The Postgres that a link's worker speaks for; none from a client that does not say.
+fn owner(args: &mut Args<'_>) -> Result<Option<Owner>> {
+    if args.left() == 0 { Ok(None) } else { server(args).map(Some) }
+}
+
+/// The Postgres that a worker speaks for.
+fn server(args: &mut Args<'_>) -> Result<Owner> {
+    let cluster = args.text("cluster")?.into();
+    Ok(Owner { cluster, timeline: args.unsigned("timeline")? })
+}
+
+/// Refuses what is said for a link that is not attached, or by a server that does not have it.
+pub fn check_owner(database: i32, name: &str, args: &mut Args<'_>) -> Result<()> {
+    let server = server(args)?;
+    check_attached(database, name)?;
+    let is_its_own = engine::with_database(database, |database| {
+        database.owners.get(name).is_none_or(|present| *present == server)
+    })?;
+    if is_its_own {
+        return Ok(());
+    }
+    Err(Error::NoLink {
+        what: format!("link {}", shown(name)),
+        problem: "belongs to another server".to_owned(),
+        remedy: "attach it first (the worker does so by itself)".to_owned(),
+    })
+}
+
+/// Notes who has a link from now on. Errors: `NOLINK` where that one was replaced by the one that has it.
+fn take_over(database: &mut Database, name: &str, owner: Option<Owner>) -> Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    if let Some(present) = database.owners.get(name).filter(|present| owner.is_replaced_by(present)) {
+        return Err(Error::NoLink {
+            what: format!("link {}", shown(name)),
+            problem: format!(
+                "belongs to a server that was promoted in the place of this one (timeline {}, this one writes {})",
+                present.timeline, owner.timeline
+            ),
+            remedy: "stop this server, or make it a standby of that one".to_owned(),
+        });
+    }
+    database.owners.insert(name.into(), owner);
+    Ok(())
+}
+
+fn run_of(engine: &Engine, database: i32, name: &str) -> String {
+    let database = engine.databases.get(&database);
+    database.map_or_else(|| engine.run.clone(), |database| database.run_of(&engine.run, name))
+}
+
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
+    let owner = owner(args)?;
     args.end()?;
-    let known = engine::with_database(selected(context), |database| database.detach(name))?;
+    let known = engine::with_database(selected(context), |database| {
+        // One that is restored from another server's dump, or was replaced, has nothing here to detach.
+        let is_anothers =
+            owner.is_some_and(|owner| database.owners.get(name).is_some_and(|present| *present != owner));
+        !is_anothers && database.detach(name)
+    })?;
     if known {
         context.replicate("TANDEM.EFFECT", &["DETACH", name]);
         blocked::wake(selected(context));
@@ -139,12 +198,16 @@ pub struct Pull {
 fn check_link(database: i32, name: &str, run: &str) -> Result<()> {
     let (same_run, known) = engine::with(|engine| {
         let known = engine.databases.get(&database).is_some_and(|database| database.pending.has_link(name));
-        (engine.run == run, known)
+        (run_of(engine, database, name) == run, known)
     })?;
     if same_run && known {
         return Ok(());
     }
-    let problem = if known { "the server was restarted" } else { "it is not attached to this database" };
+    let problem = if known {
+        "the server was restarted, or another Postgres has attached it"
+    } else {
+        "it is not attached to this database"
+    };
     Err(Error::NoLink {
         what: format!("link {}", shown(name)),
         problem: problem.to_owned(),
