@@ -2,9 +2,10 @@
 //! ratios mean something where absolute figures do not. Prints the tables of bench/README.md.
 //!
 //! `QUICK=1` takes sizes that prove the benchmark works and measure nothing. Words after the program's name pick
-//! sections: redis, sql, fold, items, link, reconcile.
+//! sections: redis, sql, fold, items, link, lag, readthrough, reconcile.
 
 mod items;
+mod lag;
 mod link;
 mod machine;
 mod reconcile;
@@ -29,6 +30,8 @@ struct Size {
     questions: usize,
     /// Items that go over the link, each way.
     linked: usize,
+    /// How long writes go over the link at a steady rate.
+    paced_seconds: usize,
     /// Sizes of the sets that are reconciled.
     reconciled: [usize; 2],
 }
@@ -41,6 +44,7 @@ const FULL: Size = Size {
     items: 1_000_000,
     questions: 10_000,
     linked: 100_000,
+    paced_seconds: 10,
     reconciled: [100_000, 1_000_000],
 };
 const QUICK: Size = Size {
@@ -51,6 +55,7 @@ const QUICK: Size = Size {
     items: 20_000,
     questions: 1_000,
     linked: 5_000,
+    paced_seconds: 1,
     reconciled: [5_000, 20_000],
 };
 
@@ -73,6 +78,9 @@ fn main() {
     }
     if wanted("link") {
         link::measure(size);
+    }
+    if wanted("lag") {
+        lag::measure(size);
     }
     if wanted("reconcile") {
         reconcile::measure(size);
