@@ -8,6 +8,7 @@ mod items;
 mod lag;
 mod link;
 mod machine;
+mod readthrough;
 mod reconcile;
 mod redis_commands;
 mod sql_writes;
@@ -32,8 +33,10 @@ struct Size {
     linked: usize,
     /// How long writes go over the link at a steady rate.
     paced_seconds: usize,
-    /// Sizes of the sets that are reconciled.
-    reconciled: [usize; 2],
+    /// Reads a round of one connection that reads through; of many, each does a quarter.
+    reads: usize,
+    /// Items that are reconciled, and how many of them differ.
+    reconciled: [(usize, usize); 4],
 }
 
 const FULL: Size = Size {
@@ -45,7 +48,8 @@ const FULL: Size = Size {
     questions: 10_000,
     linked: 100_000,
     paced_seconds: 10,
-    reconciled: [100_000, 1_000_000],
+    reads: 4_000,
+    reconciled: [(100_000, 10), (1_000_000, 10), (1_000_000, 1_000), (1_000_000, 100_000)],
 };
 const QUICK: Size = Size {
     rounds: 2,
@@ -56,7 +60,8 @@ const QUICK: Size = Size {
     questions: 1_000,
     linked: 5_000,
     paced_seconds: 1,
-    reconciled: [5_000, 20_000],
+    reads: 400,
+    reconciled: [(5_000, 10), (20_000, 10), (20_000, 100), (20_000, 2_000)],
 };
 
 fn main() {
@@ -81,6 +86,9 @@ fn main() {
     }
     if wanted("lag") {
         lag::measure(size);
+    }
+    if wanted("readthrough") {
+        readthrough::measure(size);
     }
     if wanted("reconcile") {
         reconcile::measure(size);
