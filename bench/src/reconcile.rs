@@ -4,10 +4,11 @@
 use crate::Size;
 use crate::table::{begin, row, thousands, with_range};
 use postgres::Client;
-use redis::{Connection, Value};
+use redis::Connection;
 use std::collections::HashMap;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
+use tandem_shared::digest::PayloadHash;
 use tandem_tests::pair::{Pair, count_of_postgres, count_of_redis, root_of_postgres, root_of_redis};
 use tandem_tests::postgres as pg;
 use tandem_tests::redis::{Options, ask_text};
@@ -18,7 +19,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Keys a step of SCAN, and commands a pipeline.
 const PAGE: usize = 1000;
 const COPY: &str =
-    "COPY (SELECT id, version, encode(payload_hash, 'hex') FROM tandem.items WHERE NOT local) TO STDOUT";
+    "COPY (SELECT id, encode(payload_hash, 'hex') FROM tandem.items WHERE NOT local) TO STDOUT";
 
 /// Measures with the link paused: dry runs, the dump of both sides, then the run that repairs.
 pub fn measure(size: Size) {
@@ -29,7 +30,7 @@ pub fn measure(size: Size) {
     let method = format!(
         "items of 250 bytes of JSON; with the link paused half of the differing ids are written in Postgres and half in \
          Redis, spread over all; the log is folded; a dry run is the median of {rounds}, dearest and cheapest beside it; \
-         the dump is COPY of id, version and hash, and SCAN with TANDEM.GET of each key in pipelines of {PAGE}, \
+         the dump is COPY of id and hash, and SCAN with the content of each key in pipelines of {PAGE}, hashed and \
          compared in memory"
     );
     begin(
@@ -151,7 +152,7 @@ fn dump(client: &mut Client, redis: &mut Connection) -> Found {
     let before = redis_bytes(redis);
     let (ours, sent) = dump_of_postgres(client);
     let theirs = dump_of_redis(redis);
-    let here_or_other = ours.iter().filter(|(id, revision)| theirs.get(*id) != Some(revision)).count();
+    let here_or_other = ours.iter().filter(|(id, hash)| theirs.get(*id) != Some(hash)).count();
     let there_only = theirs.keys().filter(|id| !ours.contains_key(*id)).count();
     Found {
         differences: here_or_other + there_only,
@@ -161,20 +162,20 @@ fn dump(client: &mut Client, redis: &mut Connection) -> Found {
     }
 }
 
-/// Version and hash of each id, and the bytes that were read.
+/// Hash of each id's content, and the bytes that were read.
 fn dump_of_postgres(client: &mut Client) -> (HashMap<String, String>, usize) {
     let lines = client.copy_out(COPY).unwrap_or_else(|error| panic!("{COPY}: {}", error_text(&error)));
     let (mut found, mut bytes) = (HashMap::new(), 0);
     for line in lines.lines() {
         let line = line.unwrap_or_else(|error| panic!("{COPY}: {error}"));
         bytes += line.len() + 1;
-        let (id, revision) = line.split_once('\t').unwrap_or_else(|| panic!("{COPY}: {line}"));
-        found.insert(id.to_owned(), revision.to_owned());
+        let (id, hash) = line.split_once('\t').unwrap_or_else(|| panic!("{COPY}: {line}"));
+        found.insert(id.to_owned(), hash.to_owned());
     }
     (found, bytes)
 }
 
-/// Version and hash of each id.
+/// Hash of each id's content.
 fn dump_of_redis(redis: &mut Connection) -> HashMap<String, String> {
     let (mut found, mut cursor) = (HashMap::new(), 0_u64);
     loop {
@@ -186,7 +187,7 @@ fn dump_of_redis(redis: &mut Connection) -> HashMap<String, String> {
             .query(redis)
             .unwrap_or_else(|error| panic!("SCAN: {error}"));
         if !page.1.is_empty() {
-            found.extend(revisions(redis, page.1));
+            found.extend(hashes(redis, page.1));
         }
         cursor = page.0;
         if cursor == 0 {
@@ -195,28 +196,14 @@ fn dump_of_redis(redis: &mut Connection) -> HashMap<String, String> {
     }
 }
 
-fn revisions(redis: &mut Connection, ids: Vec<String>) -> impl Iterator<Item = (String, String)> {
+fn hashes(redis: &mut Connection, ids: Vec<String>) -> impl Iterator<Item = (String, String)> {
     let mut pipeline = redis::pipe();
     for id in &ids {
-        pipeline.cmd("TANDEM.GET").arg(id);
+        pipeline.cmd("TANDEM.GET").arg(id).arg("PAYLOAD");
     }
-    let records: Vec<Value> = pipeline.query(redis).unwrap_or_else(|error| panic!("TANDEM.GET: {error}"));
-    ids.into_iter().zip(records).map(|(id, record)| (id, revision_of(&record)))
-}
-
-/// Version and hash of a record, parted as COPY parts columns.
-fn revision_of(record: &Value) -> String {
-    let fields = record.as_sequence().unwrap_or_else(|| panic!("{record:?} is not a record"));
-    let field = |name: &[u8]| {
-        let pair =
-            fields.chunks(2).find(|pair| matches!(&pair[0], Value::BulkString(bytes) if bytes == name));
-        match pair.map(|pair| &pair[1]) {
-            Some(Value::Int(number)) => number.to_string(),
-            Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
-            _ => panic!("{record:?} lacks {}", String::from_utf8_lossy(name)),
-        }
-    };
-    format!("{}\t{}", field(b"version"), field(b"hash"))
+    let contents: Vec<Vec<u8>> = pipeline.query(redis).unwrap_or_else(|error| panic!("TANDEM.GET: {error}"));
+    let hash = |content: Vec<u8>| PayloadHash::of(&content).to_hex();
+    ids.into_iter().zip(contents.into_iter().map(hash))
 }
 
 /// Bytes that Redis has received and sent.
