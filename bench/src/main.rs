@@ -2,11 +2,13 @@
 //! ratios mean something where absolute figures do not. Prints the tables of bench/README.md.
 //!
 //! `QUICK=1` takes sizes that prove the benchmark works and measure nothing. Words after the program's name pick
-//! sections: redis, sql, fold, items, link, reconcile.
+//! sections: redis, sql, fold, items, link, lag, readthrough, reconcile.
 
 mod items;
+mod lag;
 mod link;
 mod machine;
+mod readthrough;
 mod reconcile;
 mod redis_commands;
 mod sql_writes;
@@ -29,8 +31,12 @@ struct Size {
     questions: usize,
     /// Items that go over the link, each way.
     linked: usize,
-    /// Sizes of the sets that are reconciled.
-    reconciled: [usize; 2],
+    /// How long writes go over the link at a steady rate.
+    paced_seconds: usize,
+    /// Reads a round of one connection that reads through; of many, each does a quarter.
+    reads: usize,
+    /// Items that are reconciled, and how many of them differ.
+    reconciled: [(usize, usize); 4],
 }
 
 const FULL: Size = Size {
@@ -41,7 +47,9 @@ const FULL: Size = Size {
     items: 1_000_000,
     questions: 10_000,
     linked: 100_000,
-    reconciled: [100_000, 1_000_000],
+    paced_seconds: 10,
+    reads: 4_000,
+    reconciled: [(100_000, 10), (1_000_000, 10), (1_000_000, 1_000), (1_000_000, 100_000)],
 };
 const QUICK: Size = Size {
     rounds: 2,
@@ -51,7 +59,9 @@ const QUICK: Size = Size {
     items: 20_000,
     questions: 1_000,
     linked: 5_000,
-    reconciled: [5_000, 20_000],
+    paced_seconds: 1,
+    reads: 400,
+    reconciled: [(5_000, 10), (20_000, 10), (20_000, 100), (20_000, 2_000)],
 };
 
 fn main() {
@@ -73,6 +83,12 @@ fn main() {
     }
     if wanted("link") {
         link::measure(size);
+    }
+    if wanted("lag") {
+        lag::measure(size);
+    }
+    if wanted("readthrough") {
+        readthrough::measure(size);
     }
     if wanted("reconcile") {
         reconcile::measure(size);

@@ -35,6 +35,19 @@ pub fn ratio(ours: &[f64], bare: &[f64]) -> String {
     format!("{:.2} ({least:.2} to {most:.2})", median(&ratios))
 }
 
+/// The figure below which a share of sorted figures lies.
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let place = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// The median of some figures with their range: `12 (11 to 15)`.
+pub fn with_range(figures: &[f64], digits: usize) -> String {
+    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = figures.iter().copied().fold(0.0, f64::max);
+    format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(figures))
+}
+
 /// A figure per second, without false digits.
 pub fn per_second(figures: &[f64]) -> String {
     thousands(median(figures))

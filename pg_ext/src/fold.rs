@@ -5,6 +5,7 @@
 
 use crate::error::{Outcome, answer};
 use crate::planning;
+use crate::replica::past_every_id;
 use crate::settings;
 use crate::store;
 use pgrx::prelude::*;
@@ -170,17 +171,19 @@ fn store_blocks(client: &mut SpiClient<'_>, blocks: &[Block]) -> Outcome<()> {
 /// Cuts a block by the items that are in its range now. Items and log are read in one statement, as only within
 /// one snapshot do they add up.
 fn cut_block(client: &mut SpiClient<'_>, block: &Block) -> Outcome<()> {
+    // An end for the last block too: without one each block would be read to the end of the items.
     let rows = client.select(
-        "WITH bound AS (SELECT min(k.first) AS past FROM tandem.blocks k WHERE k.first > $1) \
+        "WITH bound AS MATERIALIZED ( \
+             SELECT coalesce(min(k.first), $2) AS past FROM tandem.blocks k WHERE k.first > $1) \
          SELECT true, i.id, NULL::bytea, \
                 tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
-         FROM tandem.items i, bound b WHERE NOT i.local AND i.id >= $1 AND (b.past IS NULL OR i.id < b.past) \
+         FROM tandem.items i WHERE NOT i.local AND i.id >= $1 AND i.id < (SELECT b.past FROM bound b) \
          UNION ALL \
-         SELECT false, c.id, c.old_digest, c.new_digest FROM tandem.changes c, bound b \
+         SELECT false, c.id, c.old_digest, c.new_digest FROM tandem.changes c \
          WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
-           AND c.id >= $1 AND (b.past IS NULL OR c.id < b.past)",
+           AND c.id >= $1 AND c.id < (SELECT b.past FROM bound b)",
         None,
-        &[block.first.as_str().into()],
+        &[block.first.as_str().into(), past_every_id().into()],
     )?;
     let (mut entries, mut unfolded) = (Vec::new(), Vec::new());
     for row in rows {

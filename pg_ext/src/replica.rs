@@ -26,7 +26,7 @@ pub fn fingerprint(range: &Range) -> Outcome<Fingerprint> {
 
 /// A text after every id, as the end of a range that has none: a comparison with it can use an index, which a
 /// "greater, or there is no end" cannot.
-fn past_every_id() -> String {
+pub fn past_every_id() -> String {
     let widest = char::MAX.len_utf8();
     char::MAX.to_string().repeat(ID_BYTES_MAX / widest + 1)
 }

@@ -335,6 +335,34 @@ fn folding_in_steps_adds_up() {
     }
 }
 
+/// A backlog over a filled set makes every block too large. Each is cut by its own items: to read on to the end of the
+/// set took minutes among half a million, and held back the links for as long.
+#[test]
+fn cutting_blocks_reads_each_item_once() {
+    let mut client = database();
+    let fill = |client: &mut Client, from: i64, to: i64| {
+        run(
+            client,
+            &format!(
+                "INSERT INTO tandem.items (id, payload) SELECT md5(n::text), '1' FROM generate_series({from}, {to}) n"
+            ),
+        );
+        while value::<i64>(client, "SELECT tandem.fold()") > 0 {}
+        run(client, "SELECT pg_stat_force_next_flush()");
+        value::<i64>(
+            client,
+            "SELECT sum(coalesce(s.idx_tup_fetch, 0) + s.seq_tup_read)::bigint FROM pg_stat_user_tables s \
+             WHERE s.relid IN (SELECT t.relid FROM pg_partition_tree('tandem.items') t)",
+        )
+    };
+    let before = fill(&mut client, 1, 5_000);
+    let read = fill(&mut client, 5_001, 25_000) - before;
+    let blocks: i64 = value(&mut client, "SELECT count(*) FROM tandem.blocks");
+    assert!(blocks >= 25_000 / 512, "{blocks} blocks: they were cut");
+    assert!((20_000..75_000).contains(&read), "{read} rows read to cut the blocks of 25000 items");
+    assert_eq!(check_postgres(&mut client, "after the cuts").count, 25_000);
+}
+
 /// Content that is stored outside of its row, and content that is the same in another form, counts as what it is.
 #[test]
 fn long_content_and_equal_content_in_another_form() {
