@@ -1,6 +1,6 @@
 //! What a link lends this server's readers: an id that is not here is fetched from Postgres before anybody is told
 //! that it is not there (DESIGN section 7). Kept here are the ids that are being fetched, those that Postgres was
-//! just found not to have, and a filter of all ids that it has.
+//! just found not to have, and a filter of all ids that it has, or has removed: those have versions too.
 //!
 //! No Redis type here: the rules are tested without a server, and the clock is an argument.
 
@@ -56,7 +56,7 @@ enum Known {
     Nothing,
     /// The worker is sending the ids.
     Loading(IdFilter),
-    /// All were sent; an id that is not in it is not in Postgres.
+    /// All were sent; an id that is not in it is not in Postgres, and was not.
     Complete(IdFilter),
 }
 
@@ -261,17 +261,11 @@ impl Reading {
         self.known = Known::Loading(IdFilter::with_capacity(ids));
     }
 
-    /// Puts ids, by their keys, into the filter and takes others out. Returns whether the filter is there and large
-    /// enough.
-    pub fn change_filter(
-        &mut self,
-        added: impl Iterator<Item = u64>,
-        removed: impl Iterator<Item = u64>,
-    ) -> bool {
+    /// Puts ids, by their keys, into the filter. False if there is none.
+    pub fn add_to_filter(&mut self, keys: impl Iterator<Item = u64>) -> bool {
         let (Known::Loading(filter) | Known::Complete(filter)) = &mut self.known else { return false };
-        added.for_each(|key| filter.insert(key));
-        removed.for_each(|key| filter.remove(key));
-        !filter.is_outgrown()
+        keys.for_each(|key| filter.insert(key));
+        true
     }
 
     /// All ids were sent.
@@ -369,17 +363,15 @@ mod tests {
         let mut reading = cache(now);
         reading.begin_filter(2);
         let key = |id: &str| std::iter::once(filter::key(id));
-        assert!(reading.change_filter(key("a:1"), std::iter::empty()));
+        assert!(reading.add_to_filter(key("a:1")));
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "not complete");
         reading.complete_filter();
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Absent);
         assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Ask);
         reading.left("a:2");
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "written here, evicted");
-        assert!(reading.change_filter(std::iter::empty(), key("a:1")));
-        assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Absent);
         reading.drop_filter();
         assert_eq!(reading.look_up("a:9", false, now, MEMORY), Lookup::Ask);
-        assert!(!reading.change_filter(key("a:1"), std::iter::empty()));
+        assert!(!reading.add_to_filter(key("a:1")));
     }
 }

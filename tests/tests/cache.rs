@@ -233,6 +233,11 @@ fn writes_of_what_is_not_here_know_what_postgres_has() {
     }
     let conflicts: i64 = value(&mut client, "SELECT count(*) FROM tandem.conflicts");
     assert_eq!(conflicts, 0);
+    // A removed id has a version too, from which a put counts on.
+    run(&mut client, "SELECT tandem.put('c:gone', '1', version => 6); SELECT tandem.delete('c:gone')");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.wait_synced(60000)"), 1);
+    assert_eq!(version(ask(&mut redis, &["TANDEM.PUT", "c:gone", "[1]"])), Value::Int(8));
+    reaches_postgres(&pair, "c:gone", Some(8));
     // What was written here and dropped before Postgres had it is not lost to the next reader.
     assert!(payload(&mut redis, "c:0011").is_some());
     pair.pause();

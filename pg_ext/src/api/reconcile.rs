@@ -125,8 +125,11 @@ impl Side {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
             Side::Link(Linked { url, run, .. }) => {
-                let owner = || owner().map_err(|failure| Broken(failure.to_string()));
-                let attach = if dry_run { Attach::Not } else { Attach::AsItIs(owner()?) };
+                let attach = if dry_run {
+                    Attach::Not
+                } else {
+                    Attach::AsItIs(owner().map_err(|failure| Broken(failure.to_string()))?)
+                };
                 Box::new(Shards::open(url, &Shards::addresses(run), link, attach)?)
             }
             Side::Redis(url) => Box::new(Shards::open(url, &[], None, Attach::Not)?),

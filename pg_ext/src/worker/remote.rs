@@ -215,12 +215,11 @@ impl Remote<'_> {
         self.0.ask(redis::cmd("TANDEM.LINK").arg("FILTER").arg(link).arg("BEGIN").arg(ids)).map(drop)
     }
 
-    /// Puts keys of ids into the filter and takes others out. False if it is to be loaded anew.
-    pub fn filter_change(&mut self, link: &str, added: &[u64], removed: &[u64]) -> Result<bool, Broken> {
-        let bytes = |keys: &[u64]| keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<u8>>();
+    /// Puts keys of ids into the filter. False if it is to be loaded anew.
+    pub fn filter_add(&mut self, link: &str, keys: &[u64]) -> Result<bool, Broken> {
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
         let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("FILTER").arg(link).arg("CHANGE").arg(bytes(added)).arg(bytes(removed));
-        Ok(integer(&self.0.ask(&command)?)? == 1)
+        Ok(integer(&self.0.ask(command.arg("FILTER").arg(link).arg("ADD").arg(bytes))?)? == 1)
     }
 
     /// Says that the filter has all ids.

@@ -6,7 +6,7 @@
 
 use super::checks::{self, Run};
 use super::connection::Broken;
-use super::id_filter::{IdFilter, Step};
+use super::id_filter::IdFilter;
 use super::letters;
 use super::node::Node;
 use super::peer::{Here, Local};
@@ -557,7 +557,7 @@ impl Session {
     /// Pushes the next part of the log. Returns whether there was any.
     fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
-        let LogPart { ids, steps, end } = transaction(move || read_log(position, &name))?;
+        let LogPart { ids, come, end } = transaction(move || read_log(position, &name))?;
         let Some(end) = end else { return Ok(false) };
         let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
         if link.is_cache && !ids.is_empty() {
@@ -568,9 +568,8 @@ impl Session {
         fault_point::reach(Point::LogRead);
         self.push_ids(talk, &ids)?;
         if link.is_cache {
-            let steps: Vec<Step> =
-                steps.into_iter().filter(|step| step.id.starts_with(&link.prefix)).collect();
-            filter.change(talk, &self.name, &steps)?;
+            let come: Vec<String> = come.into_iter().filter(|id| id.starts_with(&link.prefix)).collect();
+            filter.add(talk, &self.name, &come)?;
         }
         fault_point::reach(Point::Pushed);
         let name = self.name.clone();
@@ -716,8 +715,8 @@ fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
 struct LogPart {
     /// Ids changed by others than this link.
     ids: BTreeSet<String>,
-    /// What every row did to its id.
-    steps: Vec<Step>,
+    /// Ids that were not there before.
+    come: BTreeSet<String>,
     /// The position after it.
     end: Option<(i64, i64)>,
 }
@@ -727,23 +726,22 @@ fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
     planning::by_index(|| {
         Spi::connect(|client| {
             let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NOT NULL, c.new_digest IS NOT NULL \
+            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NULL \
              FROM tandem.changes c \
              WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
              ORDER BY c.xid, c.seq LIMIT $3",
             None,
             &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
         )?;
-            let mut part = LogPart { ids: BTreeSet::new(), steps: Vec::new(), end: None };
+            let mut part = LogPart { ids: BTreeSet::new(), come: BTreeSet::new(), end: None };
             for row in rows {
                 let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));
                 part.end = row.get::<i64>(3)?.map(|seq| (xid, seq));
-                let [before, after] = [row.get::<bool>(5)? == Some(true), row.get::<bool>(6)? == Some(true)];
                 if row.get::<bool>(4)? != Some(true) {
                     part.ids.insert(id.clone());
                 }
-                if before != after {
-                    part.steps.push(Step { id, before, after, xid });
+                if row.get::<bool>(5)? == Some(true) {
+                    part.come.insert(id);
                 }
             }
             Ok(part)

@@ -247,13 +247,13 @@ impl Shards {
         Ok(held)
     }
 
-    /// Changes the filter of ids that each of them has. False if it is to be loaded anew.
-    pub fn filter_change(&mut self, link: &str, added: &[u64], removed: &[u64]) -> Result<bool, Broken> {
-        let mut fits = true;
+    /// Puts keys into the filter of ids that each of them has. False if it is to be loaded anew.
+    pub fn filter_add(&mut self, link: &str, keys: &[u64]) -> Result<bool, Broken> {
+        let mut is_there = true;
         for mut remote in self.remotes() {
-            fits &= remote.filter_change(link, added, removed)?;
+            is_there &= remote.filter_add(link, keys)?;
         }
-        Ok(fits)
+        Ok(is_there)
     }
 
     /// Pushes revisions in parts of bounded size. Errors: also when a revision is refused for a reason that passes and is

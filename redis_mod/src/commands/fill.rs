@@ -15,7 +15,7 @@ use tandem_shared::id::utf8;
 use tandem_shared::limits::PAGE_ITEMS_MAX;
 use tandem_shared::{Error, Result};
 
-const FILTER_USAGE: &str = "TANDEM.LINK FILTER link BEGIN ids|CHANGE added removed|COMPLETE";
+const FILTER_USAGE: &str = "TANDEM.LINK FILTER link BEGIN ids|ADD keys|COMPLETE";
 /// Room that a filter begins with at most.
 const FILTER_IDS_MAX: u64 = 1 << 28;
 /// Longest time a reader blocks.
@@ -163,24 +163,22 @@ pub fn holds(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     Ok(RedisValue::NoReply)
 }
 
-/// TANDEM.LINK FILTER: the keys of all ids in Postgres, in parts, then what changes.
+/// TANDEM.LINK FILTER: the keys of all ids that Postgres has or has removed, in parts, then of those that come.
 pub fn filter(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
     let database = selected(context);
     let verb = args.option().unwrap_or_default();
-    let fits = match verb.as_str() {
+    let is_there = match verb.as_str() {
         "BEGIN" => {
             let ids = args.unsigned("ids")?.min(FILTER_IDS_MAX);
             args.end()?;
             with_reading(database, name, |reading| reading.begin_filter(ids))?;
             true
         }
-        "CHANGE" => {
-            let (added, removed) = (keys_of(args.bytes()?)?, keys_of(args.bytes()?)?);
+        "ADD" => {
+            let keys = keys_of(args.bytes()?)?;
             args.end()?;
-            with_reading(database, name, |reading| {
-                reading.change_filter(added.into_iter(), removed.into_iter())
-            })?
+            with_reading(database, name, |reading| reading.add_to_filter(keys.into_iter()))?
         }
         "COMPLETE" => {
             args.end()?;
@@ -189,7 +187,7 @@ pub fn filter(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         }
         other => return Err(unknown_option(other, FILTER_USAGE)),
     };
-    Ok(RedisValue::Integer(fits.into()))
+    Ok(RedisValue::Integer(is_there.into()))
 }
 
 /// Keys of ids, eight bytes each, little-endian.
