@@ -164,7 +164,7 @@ fn standing(database: i32, id: &str, need: Need, may_wait: bool, now: Instant) -
                 continue;
             }
             match reading.look_up(id, dropped, now, memory) {
-                Lookup::Absent => engine.fetches.denied += 1,
+                Lookup::Absent => engine.fetches.denied += u64::from(!RESUMED.get()),
                 Lookup::Ask => fetch = true,
                 // A mirror that nobody serves answers with what it has, as before the link was there; but what
                 // was decided over a copy that was dropped would undo what the copy held.

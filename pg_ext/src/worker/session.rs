@@ -8,18 +8,19 @@ use super::checks::{self, Run};
 use super::connection::Broken;
 use super::id_filter::IdFilter;
 use super::letters;
+use super::link::{self, Link};
+use super::log;
 use super::node::Node;
 use super::peer::{Here, Local};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
-use super::repair::{Books, Refused, Report, Side, Task, Ways, check, check_held};
+use super::repair::{Books, Refused, Report, Side, Task, check, check_held};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::{Failed, transaction};
 use super::{attach_signals, interrupts};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
-use crate::planning;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -30,15 +31,13 @@ use tandem_shared::cluster::slot_of;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
-use tandem_shared::owner::Owner;
 use tandem_shared::request::Operation;
 
 /// Pause before the next push to a Redis that has no room.
 const FULL: Duration = Duration::from_secs(1);
-/// Rows of the log read at a time.
-const LOG_ROWS: i64 = 2000;
-/// How long an idle session sleeps before it looks at the log again.
-const IDLE: Duration = Duration::from_millis(25);
+/// How long a session sleeps before it looks at the log again: after it had something to do, and, twice as long each
+/// time, at most.
+const IDLE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(25)];
 /// How often it asks what waits in Redis.
 const COUNT: Duration = Duration::from_secs(1);
 
@@ -66,43 +65,7 @@ impl Supervised for Session {
 
     fn note(&mut self, reason: &str) {
         pgrx::log!("tandem link {}: {reason}; will try again", self.name);
-        let _ = self.note_error(reason);
-    }
-}
-
-/// The link's row.
-#[derive(Clone)]
-struct Link {
-    url: String,
-    prefix: String,
-    /// Redis holds what was read or written there, and not everything.
-    is_cache: bool,
-    ways: Ways,
-    position: (i64, i64),
-    needs_check: bool,
-    run: Option<String>,
-    /// The schedule asks for a check.
-    check_due: bool,
-}
-
-impl Link {
-    /// Mode and prefix under which Redis may ask for what it does not have.
-    fn source(&self, owner: Owner) -> Attach {
-        let mode = match (self.ways.to_right, self.is_cache) {
-            (false, _) => "none",
-            (true, true) => "cache",
-            (true, false) => "mirror",
-        };
-        Attach::Source { owner, mode, prefix: self.prefix.clone() }
-    }
-
-    /// Whether Redis is to have an id at all times.
-    fn mirrors(&self, id: &str) -> bool {
-        !self.is_cache || id.starts_with(RESERVED_PREFIX)
-    }
-
-    fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
-        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
+        let _ = transaction(|| link::note_error(&self.name, reason));
     }
 }
 
@@ -213,6 +176,7 @@ impl Session {
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
         let mut filter = IdFilter::Due;
+        let mut idle = IDLE[0];
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -244,7 +208,7 @@ impl Session {
                     Err(broken) if broken.is_full() => {
                         streaming = false;
                         full_until = Some(Instant::now() + FULL);
-                        self.note_error(&broken.0)?;
+                        transaction(|| link::note_error(&self.name, &broken.0))?;
                     }
                     Err(broken) => return Err(broken),
                 }
@@ -254,7 +218,9 @@ impl Session {
                 node.acknowledge(&mut talk, &self.name)?;
             }
             let sockets: Vec<_> = nodes.iter().map(Node::socket).collect();
-            for place in readable(&sockets, if pushed { Duration::ZERO } else { IDLE }) {
+            let ready = readable(&sockets, if pushed { Duration::ZERO } else { idle });
+            idle = if pushed || !ready.is_empty() { IDLE[0] } else { IDLE[1].min(idle * 2) };
+            for place in ready {
                 let Some(node) = nodes.get_mut(place) else { continue };
                 let pulled = node.receive()?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
@@ -269,7 +235,8 @@ impl Session {
             }
             if look && counted.is_none_or(|at| at.elapsed() > COUNT) {
                 counted = Some(Instant::now());
-                self.note_waiting(talk.waiting_for(&self.name)?.iter().sum())?;
+                let waiting = talk.waiting_for(&self.name)?.iter().sum();
+                transaction(|| link::note_waiting(&self.name, waiting))?;
                 talk.refresh()?;
             }
             if Node::follow(&mut nodes, &talk)? {
@@ -319,43 +286,13 @@ impl Session {
 
     /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
     fn load(&mut self) -> Result<bool, Broken> {
-        let name = self.name.clone();
-        let row = transaction(move || {
-            // The extension may be dropped, and its links with it.
-            if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
-                return Ok(None);
-            }
-            Spi::connect(|client| {
-                let rows = client.select(
-                    "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
-                        l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
-                            WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
-                        l.mode = 'cache' \
-                     FROM tandem.links l WHERE l.name = $1",
-                    None,
-                    &[name.into()],
-                )?;
-                let Some(row) = rows.into_iter().next() else { return Ok(None) };
-                let direction = row.get::<String>(3)?.unwrap_or_default();
-                let link = Link {
-                    url: row.get::<String>(1)?.unwrap_or_default(),
-                    prefix: row.get::<String>(2)?.unwrap_or_default(),
-                    ways: Ways::of(&direction),
-                    position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
-                    needs_check: row.get::<bool>(6)?.unwrap_or(true),
-                    run: row.get::<String>(7)?,
-                    check_due: row.get::<bool>(9)? == Some(true),
-                    is_cache: row.get::<bool>(10)? == Some(true),
-                };
-                Ok(Some((link, row.get::<bool>(8)? == Some(true))))
-            })
-        })?;
+        let row = transaction(|| Link::read(&self.name))?;
         match row {
-            Some((link, false)) => {
+            Some(link) if !link.is_paused => {
                 self.link = Some(link);
                 Ok(true)
             }
-            Some((_, true)) => {
+            Some(_) => {
                 self.set("state = 'paused'")?;
                 Ok(false)
             }
@@ -384,7 +321,7 @@ impl Session {
     ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
-        let end = transaction(|| Ok(log_end()?))?;
+        let end = transaction(log::end)?;
         if link.is_cache {
             // What was read for Redis before that is there when its ids are compared.
             transaction(|| wait_for_fills(&self.name))?;
@@ -451,7 +388,7 @@ impl Session {
     fn push_tombstones(&self, talk: &mut Shards, range: &Range, owed: &Owed) -> Result<(), Broken> {
         let mut after: Option<String> = None;
         loop {
-            let mut page = transaction(|| tombstone_ids(range, after.as_deref()))?;
+            let mut page = transaction(|| log::tombstone_ids(range, after.as_deref()))?;
             let Some(last) = page.last().cloned() else { return Ok(()) };
             after = Some(last);
             page.retain(|id| owed.has(id));
@@ -480,13 +417,13 @@ impl Session {
         let mut everything = false;
         let mut back = BTreeSet::new();
         let mut operations = Vec::new();
-        let count = pulled.len() as i64;
+        let count = pulled.len();
         for entry in pulled {
             if entry.id.is_empty() {
                 everything = true;
                 // Redis drops its filter with everything else.
                 *filter = IdFilter::Due;
-            } else if !is_linked(&link.prefix, &entry.id) {
+            } else if !link.carries(&entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
                 if !link.ways.to_left {
@@ -518,7 +455,7 @@ impl Session {
                 pushed => pushed?,
             }
         }
-        self.set(&format!("pulled = pulled + {count}"))?;
+        transaction(|| link::note_pulled(&self.name, count))?;
         Ok(owed)
     }
 
@@ -557,9 +494,9 @@ impl Session {
     /// Pushes the next part of the log. Returns whether there was any.
     fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
         let (position, name) = (link.position, self.name.clone());
-        let LogPart { ids, come, end } = transaction(move || read_log(position, &name))?;
+        let log::Part { ids, come, end } = transaction(move || log::read(position, &name))?;
         let Some(end) = end else { return Ok(false) };
-        let mut ids: Vec<String> = ids.into_iter().filter(|id| is_linked(&link.prefix, id)).collect();
+        let mut ids: Vec<String> = ids.into_iter().filter(|id| link.carries(id)).collect();
         if link.is_cache && !ids.is_empty() {
             let held = talk.holds(&self.name, &ids)?;
             ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
@@ -572,14 +509,7 @@ impl Session {
             filter.add(talk, &self.name, &come)?;
         }
         fault_point::reach(Point::Pushed);
-        let name = self.name.clone();
-        transaction(move || {
-            Spi::run_with_args(
-                "UPDATE tandem.links SET pushed_xid = $2, pushed_seq = $3, pushed = pushed + $4 WHERE name = $1",
-                &[name.into(), end.0.into(), end.1.into(), (count as i64).into()],
-            )?;
-            Ok(())
-        })?;
+        transaction(|| link::note_pushed(&self.name, end, count))?;
         link.position = end;
         Ok(true)
     }
@@ -603,38 +533,8 @@ impl Session {
         Ok(())
     }
 
-    fn set(&self, assignments: &str) -> Result<(), Broken> {
-        // Only this file's own literals come here.
-        let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
-        let name = self.name.clone();
-        transaction(move || Ok(Spi::run_with_args(&statement, &[name.into()])?)).map_err(Into::into)
-    }
-
-    /// Notes what waits in Redis, if that has changed.
-    fn note_waiting(&self, count: u64) -> Result<(), Broken> {
-        let (name, count) = (self.name.as_str(), i64::try_from(count).unwrap_or(i64::MAX));
-        transaction(|| {
-            Spi::run_with_args(
-                "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
-                     THEN coalesce(redis_waiting_since, now()) END \
-                 WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
-                &[name.into(), count.into()],
-            )?;
-            Ok(())
-        })
-        .map_err(Into::into)
-    }
-
-    fn note_error(&self, reason: &str) -> Result<(), Broken> {
-        let (name, reason) = (self.name.clone(), reason.to_owned());
-        transaction(move || {
-            Spi::run_with_args(
-                "UPDATE tandem.links SET state = 'waiting', last_error = $2, last_error_at = now() WHERE name = $1",
-                &[name.into(), reason.into()],
-            )?;
-            Ok(())
-        })
-        .map_err(Into::into)
+    fn set(&self, assignments: &'static str) -> Result<(), Broken> {
+        transaction(|| link::set(&self.name, assignments)).map_err(Into::into)
     }
 
     fn set_aside(
@@ -651,100 +551,4 @@ impl Session {
 fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
     pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
     transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
-}
-
-/// Whether a link with this prefix carries an id; `tandem/` is carried by every link.
-fn is_linked(prefix: &str, id: &str) -> bool {
-    id.starts_with(prefix) || id.starts_with(RESERVED_PREFIX)
-}
-
-/// Prefix of tandem's own documents.
-const RESERVED_PREFIX: &str = "tandem/";
-
-/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
-pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
-    if is_cache {
-        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
-    } else {
-        Ok((ranges(prefix)?, None))
-    }
-}
-
-/// The ranges of ids that a link carries.
-fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
-    let own = Range::of_prefix(prefix)?;
-    if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
-        // One contains the other; the wider one is enough.
-        return Ok(vec![if prefix.len() > RESERVED_PREFIX.len() {
-            Range::of_prefix(RESERVED_PREFIX)?
-        } else {
-            own
-        }]);
-    }
-    Ok(vec![own, Range::of_prefix(RESERVED_PREFIX)?])
-}
-
-fn log_end() -> Result<(i64, i64), pgrx::spi::Error> {
-    let (xid, seq) = Spi::get_two::<i64, i64>(
-        "SELECT c.xid, c.seq FROM tandem.changes c WHERE c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
-         UNION ALL SELECT 0, 0 ORDER BY 1 DESC, 2 DESC LIMIT 1",
-    )?;
-    Ok((xid.unwrap_or(0), seq.unwrap_or(0)))
-}
-
-/// The next ids of a range that have a tombstone, in byte order.
-fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
-    planning::by_index(|| {
-        Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT t.id FROM tandem.tombstones t WHERE t.id >= $1 AND ($2 IS NULL OR t.id < $2) \
-                 AND ($3 IS NULL OR t.id > $3) ORDER BY t.id LIMIT 500",
-                None,
-                &[range.start.as_str().into(), range.end.as_deref().into(), after.into()],
-            )?;
-            let mut ids = Vec::new();
-            for row in rows {
-                ids.extend(row.get::<String>(1)?);
-            }
-            Ok(ids)
-        })
-    })
-}
-
-/// A part of the log.
-struct LogPart {
-    /// Ids changed by others than this link.
-    ids: BTreeSet<String>,
-    /// Ids that were not there before.
-    come: BTreeSet<String>,
-    /// The position after it.
-    end: Option<(i64, i64)>,
-}
-
-/// The log after a position, up to a number of rows.
-fn read_log(position: (i64, i64), link: &str) -> Outcome<LogPart> {
-    planning::by_index(|| {
-        Spi::connect(|client| {
-            let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NULL \
-             FROM tandem.changes c \
-             WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
-             ORDER BY c.xid, c.seq LIMIT $3",
-            None,
-            &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
-        )?;
-            let mut part = LogPart { ids: BTreeSet::new(), come: BTreeSet::new(), end: None };
-            for row in rows {
-                let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));
-                part.end = row.get::<i64>(3)?.map(|seq| (xid, seq));
-                if row.get::<bool>(4)? != Some(true) {
-                    part.ids.insert(id.clone());
-                }
-                if row.get::<bool>(5)? == Some(true) {
-                    part.come.insert(id);
-                }
-            }
-            Ok(part)
-        })
-    })
 }

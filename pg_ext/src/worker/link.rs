@@ -1,0 +1,167 @@
+//! A link as its processes see it: its row, what it carries, and what they note of it.
+
+use super::connection::Broken;
+use super::log::Position;
+use super::repair::Ways;
+use super::shards::Attach;
+use crate::error::Outcome;
+use pgrx::prelude::*;
+use tandem_shared::id::Range;
+use tandem_shared::owner::Owner;
+
+/// Prefix of tandem's own documents, which every link carries.
+const RESERVED_PREFIX: &str = "tandem/";
+
+/// A link's row.
+#[derive(Clone)]
+pub struct Link {
+    /// Address of Redis.
+    pub url: String,
+    /// Ids under it are carried.
+    pub prefix: String,
+    /// Redis holds what was read or written there, and not everything.
+    pub is_cache: bool,
+    /// Who takes what from whom.
+    pub ways: Ways,
+    /// Redis has the log up to here.
+    pub position: Position,
+    /// A comparison is due.
+    pub needs_check: bool,
+    /// What Redis was at the last comparison.
+    pub run: Option<String>,
+    /// The schedule asks for a comparison.
+    pub check_due: bool,
+    /// Nothing is carried at present.
+    pub is_paused: bool,
+}
+
+impl Link {
+    /// Reads the row of a link; none if there is none.
+    pub fn read(name: &str) -> Outcome<Option<Link>> {
+        // The extension may be dropped, and its links with it.
+        if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
+            return Ok(None);
+        }
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
+                    l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
+                        WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
+                    l.mode = 'cache' \
+                 FROM tandem.links l WHERE l.name = $1",
+                None,
+                &[name.into()],
+            )?;
+            let Some(row) = rows.into_iter().next() else { return Ok(None) };
+            let direction = row.get::<String>(3)?.unwrap_or_default();
+            Ok(Some(Link {
+                url: row.get::<String>(1)?.unwrap_or_default(),
+                prefix: row.get::<String>(2)?.unwrap_or_default(),
+                ways: Ways::of(&direction),
+                position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
+                needs_check: row.get::<bool>(6)?.unwrap_or(true),
+                run: row.get::<String>(7)?,
+                check_due: row.get::<bool>(9)? == Some(true),
+                is_cache: row.get::<bool>(10)? == Some(true),
+                is_paused: row.get::<bool>(8)? == Some(true),
+            }))
+        })
+    }
+
+    /// Mode and prefix under which Redis may ask for what it does not have.
+    pub fn source(&self, owner: Owner) -> Attach {
+        let mode = match (self.ways.to_right, self.is_cache) {
+            (false, _) => "none",
+            (true, true) => "cache",
+            (true, false) => "mirror",
+        };
+        Attach::Source { owner, mode, prefix: self.prefix.clone() }
+    }
+
+    /// Whether the link carries an id.
+    pub fn carries(&self, id: &str) -> bool {
+        id.starts_with(&self.prefix) || id.starts_with(RESERVED_PREFIX)
+    }
+
+    /// Whether Redis is to have an id at all times.
+    pub fn mirrors(&self, id: &str) -> bool {
+        !self.is_cache || id.starts_with(RESERVED_PREFIX)
+    }
+
+    /// As [`carried`].
+    pub fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
+        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
+    }
+}
+
+/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
+pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
+    if is_cache {
+        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
+    } else {
+        Ok((ranges(prefix)?, None))
+    }
+}
+
+/// The ranges of ids that a link carries.
+fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
+    let own = Range::of_prefix(prefix)?;
+    if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
+        // One contains the other; the wider one is enough.
+        return Ok(vec![if prefix.len() > RESERVED_PREFIX.len() {
+            Range::of_prefix(RESERVED_PREFIX)?
+        } else {
+            own
+        }]);
+    }
+    Ok(vec![own, Range::of_prefix(RESERVED_PREFIX)?])
+}
+
+/// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's.
+pub fn set(name: &str, assignments: &'static str) -> Outcome<()> {
+    let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
+    Ok(Spi::run_with_args(&statement, &[name.into()])?)
+}
+
+/// Lets the transaction commit without waiting for the disk: what is noted then may be lost in a crash, and is
+/// noted again.
+fn commit_lazily() -> Outcome<()> {
+    Ok(Spi::run("SET LOCAL synchronous_commit = off")?)
+}
+
+/// Notes how far Redis has the log, and that so many ids were pushed on the way.
+pub fn note_pushed(name: &str, position: Position, count: usize) -> Outcome<()> {
+    commit_lazily()?;
+    Ok(Spi::run_with_args(
+        "UPDATE tandem.links SET pushed_xid = $2, pushed_seq = $3, pushed = pushed + $4 WHERE name = $1",
+        &[name.into(), position.0.into(), position.1.into(), (count as i64).into()],
+    )?)
+}
+
+/// Notes that so many entries were pulled.
+pub fn note_pulled(name: &str, count: usize) -> Outcome<()> {
+    commit_lazily()?;
+    Ok(Spi::run_with_args(
+        "UPDATE tandem.links SET pulled = pulled + $2 WHERE name = $1",
+        &[name.into(), (count as i64).into()],
+    )?)
+}
+
+/// Notes what waits in Redis, if that has changed.
+pub fn note_waiting(name: &str, count: u64) -> Outcome<()> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Ok(Spi::run_with_args(
+        "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
+             THEN coalesce(redis_waiting_since, now()) END \
+         WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
+        &[name.into(), count.into()],
+    )?)
+}
+
+/// Notes what goes wrong.
+pub fn note_error(name: &str, reason: &str) -> Outcome<()> {
+    Ok(Spi::run_with_args(
+        "UPDATE tandem.links SET state = 'waiting', last_error = $2, last_error_at = now() WHERE name = $1",
+        &[name.into(), reason.into()],
+    )?)
+}
