@@ -12,6 +12,7 @@ use crate::guard::{self, caught};
 use crate::keys;
 use crate::pending::Pending;
 use crate::read_through::{self, Waiting};
+use crate::reading::Reading;
 use crate::reply::Reply;
 use redis_module::{Context, RedisString, raw};
 use std::cell::RefCell;
@@ -230,9 +231,13 @@ unsafe extern "C" fn on_timeout(
 
 unsafe extern "C" fn on_disconnect(_: *mut raw::RedisModuleCtx, client: *mut raw::RedisModuleBlockedClient) {
     caught("a blocked client's disconnect", (), || {
-        if take(client).is_some() {
-            unblock(client, std::ptr::null_mut());
+        let Some(blocked) = take(client) else { return };
+        if let Awaited::Wants(link, _) = &blocked.awaited {
+            let _ = engine::with_database(blocked.database, |database| {
+                database.readings.get_mut(link).map(Reading::lost)
+            });
         }
+        unblock(client, std::ptr::null_mut());
     });
 }
 

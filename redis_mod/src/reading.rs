@@ -134,6 +134,11 @@ impl Reading {
         self.heard = Some(now);
     }
 
+    /// The reader's connection is gone.
+    pub fn lost(&mut self) {
+        self.heard = None;
+    }
+
     /// Whether the link's reader is there.
     pub fn is_served(&self, now: Instant) -> bool {
         self.heard.is_some_and(|heard| now.duration_since(heard) < LOST)
@@ -314,6 +319,8 @@ mod tests {
         assert_eq!(reading.look_up("x", true, now, MEMORY), Lookup::Ask, "dropped and not back yet");
         assert!(!reading.is_active(false) && reading.is_active(true));
         assert_eq!(reading.look_up("x", true, now + LOST, MEMORY), Lookup::Unserved);
+        reading.lost();
+        assert_eq!(reading.look_up("x", true, now, MEMORY), Lookup::Unserved);
     }
 
     #[test]

@@ -85,7 +85,10 @@ pub fn write(context: &Context, asked: Asked<'_>) -> Result<Answer> {
     match planned {
         None => refresh_ttl(place, &mut key, asked.ttl),
         Some(planned) => {
-            check_backpressure(database)?;
+            // What stays here waits for no link.
+            if !matches!(&planned.change, Change::Store(item) if item.local()) {
+                check_backpressure(database)?;
+            }
             if commit(place, &mut key, planned, asked.ttl, Writer::Client)? {
                 blocked::wake(database);
             }
