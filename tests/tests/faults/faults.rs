@@ -58,6 +58,8 @@ pub struct Scene {
     replica: Option<Redis>,
     proxy: Proxy,
     link: String,
+    /// Redis holds what was read or written there.
+    pub is_cache: bool,
     kind: Kind,
     dice: Dice,
     /// Items put into a full Redis beside the clients' own.
@@ -65,8 +67,10 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts what a run of this kind needs, linked through the proxy.
+    /// Starts what a run of this kind needs, linked through the proxy. Every other round of seeds has Redis as a cache; but
+    /// one that is full drops what it was just given.
     pub fn start(seed: u64, kind: Kind) -> Scene {
+        let is_cache = (seed / KINDS.len() as u64) % 2 == 1 && kind != Kind::MemoryFull;
         let mut dice = Dice::new(seed, 1);
         let mut options = Options::durable();
         if kind == Kind::RedisKilled && dice.below(2) == 0 {
@@ -78,14 +82,16 @@ impl Scene {
         let postgres = Postgres::with_extension(&pg::Options { fsync: true, ..pg::Options::default() });
         let proxy = Proxy::start(redis.port());
         let mut client = postgres.connect();
-        let link = sql::value(&mut client, &format!("SELECT tandem.link('{}')", proxy.url()));
+        let mode = if is_cache { "cache" } else { "mirror" };
+        let query = format!("SELECT tandem.link('{}', mode => '{mode}')", proxy.url());
+        let link = sql::value(&mut client, &query);
         // Once in a while the first contact comes in the middle of the work; but what Redis drops before it knows of
         // a link is gone.
         if matches!(kind, Kind::Flushed | Kind::MemoryFull) || dice.below(4) > 0 {
             let query = "SELECT state = 'streaming' FROM tandem.links()";
             wait::until("the link works", DEADLINE, || sql::value(&mut client, query));
         }
-        Scene { postgres, redis, replica, proxy, link, kind, dice, filled: 0 }
+        Scene { postgres, redis, replica, proxy, link, is_cache, kind, dice, filled: 0 }
     }
 
     /// Lets it happen while the clients work; returns when all is well again but for catching up, or as soon as

@@ -1,7 +1,7 @@
 //! Clients write to both sides at once while something goes wrong; then no write that a client was told of may be
 //! lost, nothing removed may be alive, and both sides must be the same (DESIGN, the promise).
 //!
-//! A seed decides what goes wrong and what the clients do. `SEED=n` runs one seed again; `FAULT_SEEDS=n` sets how
+//! A seed decides what goes wrong, what the clients do, and whether Redis is a mirror or a cache. `SEED=n` runs one seed again; `FAULT_SEEDS=n` sets how
 //! many there are, 20 in the long form (`make test-faults`).
 
 mod faults;
@@ -12,14 +12,14 @@ mod workload;
 use faults::{KINDS, Scene};
 use ledger::{Entry, Outcome};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use tandem_shared::Revision;
 use tandem_tests::census::{check_postgres, check_redis};
 use tandem_tests::pair::{root_of_postgres, root_of_redis};
-use tandem_tests::redis::ask_text;
+use tandem_tests::redis::{ask_text, send};
 use tandem_tests::sql;
 use tandem_tests::wait::{self, DEADLINE};
 use workload::{Side, Stage};
@@ -32,7 +32,7 @@ fn no_fault_loses_an_acknowledged_write() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("FAULT_SEEDS").unwrap_or(KINDS.len() as u64),
+        None => 0..number("FAULT_SEEDS").unwrap_or(KINDS.len() as u64 + 4),
     };
     let mut failed = String::new();
     for seed in seeds {
@@ -86,7 +86,8 @@ fn run(seed: u64) {
     let conflicts: i64 = sql::value(&mut client, "SELECT count(*) FROM tandem.conflicts");
     let unknown = entries.iter().filter(|entry| entry.outcome == Outcome::Unknown).count();
     println!(
-        "seed {seed}: {kind:?}, {} acknowledged, {unknown} unknown, {} items at the end, {conflicts} conflicts",
+        "seed {seed}: {kind:?}{}, {} acknowledged, {unknown} unknown, {} items at the end, {conflicts} conflicts",
+        if scene.is_cache { " of a cache" } else { "" },
         entries.len() - unknown,
         census.count
     );
@@ -102,6 +103,18 @@ fn settle(scene: &Scene, entries: &[Entry]) -> BTreeMap<String, Revision> {
     wait::until_or(
         DEADLINE,
         || {
+            if scene.is_cache {
+                // Then it has everything.
+                let mut all: BTreeSet<String> = ids.clone();
+                all.extend(
+                    sql::rows(&mut client, "SELECT id FROM tandem.items").iter().map(|row| row.get(0)),
+                );
+                let words: Vec<&str> =
+                    std::iter::once("TANDEM.EXISTS").chain(all.iter().map(|id| id.as_str())).collect();
+                if send(&mut connection, &words).is_err() {
+                    return false;
+                }
+            }
             last = ledger::revisions_of_redis(&mut connection, ids.iter());
             let there = ledger::standings_of_postgres(&mut client);
             let standing = |id: &String| last.get(id).map(|revision| ledger::standing(id, revision));
