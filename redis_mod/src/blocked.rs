@@ -39,9 +39,9 @@ struct Blocked {
 }
 
 thread_local! {
-    /// Those that wait for writes and acknowledgements, and those around ids that are fetched: there may be many of
-    /// these, and no write is to look through them.
-    static BLOCKED: RefCell<[Vec<Blocked>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
+    /// Those that wait for writes and acknowledgements; for ids that are fetched, which may be many; and for ids to
+    /// fetch. Each is woken for its own reason, and no write looks through the others.
+    static BLOCKED: RefCell<[Vec<Blocked>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
 /// How many links have acknowledged a sequence number, and whether all have.
@@ -59,10 +59,6 @@ impl Awaited {
             Awaited::Answered => true,
             Awaited::Wants(link, _) => database.readings.get(link).is_none_or(|reading| reading.has_work()),
         }
-    }
-
-    fn is_reader(&self) -> bool {
-        matches!(self, Awaited::Fetched(_) | Awaited::Wants(..))
     }
 
     /// The answer when it is there.
@@ -135,23 +131,33 @@ pub fn block(context: &Context, database: i32, awaited: Awaited, timeout_ms: u64
     let Some(client) = client.filter(|client| !client.is_null()) else { return };
     // SAFETY: the handle was just made.
     unsafe { raw::RedisModule_SetDisconnectCallback.map(|set| set(client, Some(on_disconnect))) };
-    BLOCKED.with_borrow_mut(|[others, readers]| {
-        let list = if awaited.is_reader() { readers } else { others };
+    BLOCKED.with_borrow_mut(|[others, readers, askers]| {
+        let list = match &awaited {
+            Awaited::Fetched(_) => readers,
+            Awaited::Wants(..) => askers,
+            Awaited::Pull(_) | Awaited::Acknowledged(_) | Awaited::Answered => others,
+        };
         list.push(Blocked { client, database, awaited });
     });
 }
 
 /// Wakes the clients of a database that have what they wait for: after a write, and after a link acknowledged or went.
 pub fn wake(database: i32) {
-    wake_of(database, |[others, _]| others);
+    wake_of(database, |[others, _, _]| others);
 }
 
 /// Wakes the clients of a database that wait for ids which were fetched meanwhile, and the readers that fetch them.
 pub fn wake_readers(database: i32) {
-    wake_of(database, |[_, readers]| readers);
+    wake_of(database, |[_, readers, _]| readers);
+    wake_askers(database);
 }
 
-fn wake_of(database: i32, list: fn(&mut [Vec<Blocked>; 2]) -> &mut Vec<Blocked>) {
+/// Wakes the links' readers that have ids to fetch.
+pub fn wake_askers(database: i32) {
+    wake_of(database, |[_, _, askers]| askers);
+}
+
+fn wake_of(database: i32, list: fn(&mut [Vec<Blocked>; 3]) -> &mut Vec<Blocked>) {
     let woken = BLOCKED.with_borrow_mut(|blocked| {
         let blocked = list(blocked);
         if blocked.is_empty() {

@@ -13,6 +13,9 @@ use tandem_shared::limits::CONTENT_BYTES_MAX;
 use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
+/// Expired ids whose versions are remembered.
+const EXPIRED_MAX: usize = 100_000;
+
 /// What is known of one Redis database beyond its keys.
 #[derive(Default)]
 pub struct Database {
@@ -29,6 +32,8 @@ pub struct Database {
     pub owners: HashMap<Box<str>, Owner>,
     /// How long the other sides of the links keep tombstones; each says so when it attaches.
     pub peers: HashMap<Box<str>, Retention>,
+    /// Versions of copies that have expired, of which no link is told.
+    pub expired: BTreeMap<Box<str>, Version>,
     /// The links as sources for readers of what is not here.
     pub readings: BTreeMap<Box<str>, Reading>,
     /// The highest version ever seen here: what a write counts on from when every copy was dropped.
@@ -45,6 +50,9 @@ impl Database {
         }
         self.index.insert(id, digest, live.state);
         self.readings.values_mut().for_each(|reading| reading.appeared(id));
+        if !self.expired.is_empty() {
+            self.expired.remove(id);
+        }
         self.version_high = self.version_high.max(Some(item.version));
         if !self.locals.is_empty() {
             self.locals.remove(id);
@@ -68,6 +76,22 @@ impl Database {
     /// A copy has left the keyspace for good or for a while.
     pub fn copy_left(&mut self, id: &str) {
         self.readings_of(id).for_each(|reading| reading.left(id));
+    }
+
+    /// Whether every link that is attached only caches an id.
+    pub fn only_caches(&self, id: &str) -> bool {
+        let caches = |name: &str| {
+            self.readings.get(name).is_some_and(|reading| reading.covers(id) && !reading.mirrors(id))
+        };
+        self.pending.has_links() && self.pending.links().all(|(name, _)| caches(name))
+    }
+
+    /// A copy has expired: what is put there next counts on from it, as Postgres still has it.
+    pub fn expired(&mut self, id: &str, version: Version) {
+        if self.expired.len() >= EXPIRED_MAX {
+            self.expired.pop_first();
+        }
+        self.expired.insert(id.into(), version);
     }
 
     /// Forgets a link and what waited for it only. False if it was not attached.

@@ -6,7 +6,6 @@ use crate::engine;
 use crate::guard::caught;
 use crate::item::Item;
 use crate::keys;
-use crate::reading::Reading;
 use crate::store::selected;
 use crate::{blocked, pending, persist};
 use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
@@ -50,7 +49,12 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
 /// An expired copy is meant to be gone: no link needs to bring it back.
 fn expired(context: &Context, key: &[u8]) {
     let Ok(id) = std::str::from_utf8(key) else { return };
-    let _ = engine::with_database(selected(context), |database| database.pending.settled(id));
+    let _ = engine::with_database(selected(context), |database| {
+        if let Some(version) = database.pending.get(id).and_then(|waiting| waiting.dropped) {
+            database.expired(id, version);
+        }
+        database.pending.settled(id);
+    });
 }
 
 /// Tells how much an evicted item was in use.
@@ -77,6 +81,10 @@ pub fn item_unlinked(database: i32, id: &str, item: &Item) {
             return false;
         }
         database.copy_left(id);
+        if database.only_caches(id) && database.pending.get(id).is_none() {
+            // The link has it, and need not bring it back.
+            return false;
+        }
         database.pending.dropped(id, item.revision.version, || codec::encode(&item.revision));
         database.pending.has_links()
     });
@@ -135,10 +143,14 @@ fn everything_leaves(context: &Context, database: i32) {
     let _ = engine::with_database(database, |database| {
         let had_items = !database.index.is_empty();
         // Which ids leave is not looked at one by one.
-        database.readings.values_mut().for_each(Reading::drop_filter);
+        let mut had_filter = false;
+        for reading in database.readings.values_mut() {
+            had_filter |= reading.drop_filter();
+            reading.is_whole = false;
+        }
         database.index.clear();
         database.locals.clear();
-        if let Some(version) = database.version_high.filter(|_| had_items) {
+        if let Some(version) = database.version_high.filter(|_| had_items || had_filter) {
             database.pending.everything_dropped(version);
         }
     });
@@ -222,7 +234,10 @@ unsafe extern "C" fn on_swap(
             let version_high = a.version_high.max(b.version_high);
             for database in [&mut a, &mut b] {
                 database.version_high = version_high;
-                database.readings.values_mut().for_each(Reading::drop_filter);
+                for reading in database.readings.values_mut() {
+                    reading.drop_filter();
+                    reading.is_whole = false;
+                }
                 if let Some(version) = version_high {
                     database.pending.dropped(pending::EVERYTHING, version, Vec::new);
                 }

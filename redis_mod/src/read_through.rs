@@ -5,11 +5,11 @@ use crate::commands::link::{is_full, no_room};
 use crate::engine::{self, Database};
 use crate::guard::Handler;
 use crate::keys;
-use crate::reading::Lookup;
+use crate::reading::{Lookup, Reading};
 use crate::store::selected;
 use redis_module::{Context, ContextFlags, RedisString};
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tandem_shared::error::shown;
 use tandem_shared::{Error, Result};
 
@@ -61,6 +61,10 @@ pub fn waits<'a>(
     }
     let now = Instant::now();
     let is_resumed = RESUMED.get();
+    if !context.get_flags().contains(ContextFlags::MASTER) {
+        // No link speaks to a replica; what it learned while it was a master is old.
+        engine::with_database(database, |database| database.readings.values_mut().for_each(Reading::forget))?;
+    }
     let may_wait = !is_resumed && !context.get_flags().contains(ContextFlags::DENY_BLOCKING);
     let mut fetched: Vec<Box<str>> = Vec::new();
     for (id, need) in ids {
@@ -115,12 +119,18 @@ fn block(
     fetched: Vec<Box<str>>,
     mut offer: Option<Vec<u8>>,
 ) -> Result<()> {
+    let now = Instant::now();
     let timeout_ms = engine::with(|engine| {
-        let limit = engine.fetch_ids_max;
+        let (limit, memory, patience) = (engine.fetch_ids_max, engine.absent_memory, engine.fetch_timeout);
         let Some(database) = engine.databases.get_mut(&database) else { return Ok(0) };
         for id in &fetched {
+            let dropped = is_dropped(database, id);
             for reading in database.readings_of(id) {
-                reading.want(id, offer.take().as_deref(), limit)?;
+                let decides = offer.is_some() && !reading.mirrors(id) && reading.is_served(now);
+                if decides || reading.look_up(id, dropped, now, memory) == Lookup::Ask {
+                    let offer = if decides { offer.take() } else { None };
+                    reading.want(id, offer.as_deref(), limit, (now, patience))?;
+                }
             }
         }
         engine.fetches.asked += fetched.len() as u64;
@@ -129,8 +139,14 @@ fn block(
     let args = args.iter().map(|arg| arg.as_slice().to_vec()).collect();
     let waiting = Waiting { ids: fetched, handler, args };
     blocked::block(context, database, Awaited::Fetched(waiting), timeout_ms.max(1));
-    blocked::wake_readers(database);
+    blocked::wake_askers(database);
     Ok(())
+}
+
+/// Whether the copy of an id was dropped and is not back, or is aside until Postgres has it.
+fn is_dropped(database: &Database, id: &str) -> bool {
+    let is_aside = || database.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
+    database.pending.dropped_version(id).is_some() || is_aside()
 }
 
 fn is_active(database: i32) -> Result<bool> {
@@ -151,15 +167,17 @@ enum Standing {
 /// What is to be done about an id that is not here.
 fn standing(database: i32, id: &str, need: Need, may_wait: bool, now: Instant) -> Result<Standing> {
     engine::with(|engine| {
-        let memory = engine.absent_memory;
+        // Who has waited goes by the answer, however long ago it came.
+        let memory = if RESUMED.get() { Duration::MAX } else { engine.absent_memory };
         let Some(database) = engine.databases.get(&database) else { return Standing::Known };
         if database.tombstones.contains_key(id) {
             return Standing::Known;
         }
-        let dropped = database.pending.dropped_version(id).is_some();
+        let (is_counted, dropped) =
+            (database.pending.dropped_version(id).is_some(), is_dropped(database, id));
         let (mut fetch, mut unknown) = (false, false);
         for reading in database.readings.values().filter(|reading| reading.covers(id)) {
-            if need == Need::Overwrite && dropped && reading.mirrors(id) {
+            if need == Need::Overwrite && is_counted && reading.mirrors(id) {
                 // The version to count on from is known.
                 continue;
             }
@@ -207,8 +225,9 @@ pub fn all<'a>(ids: &'a [(&'a str, &'a RedisString)], need: Need) -> impl Iterat
 }
 
 impl Waiting {
-    /// Whether nothing it waits for is being fetched any more.
+    /// Whether each of the ids is here, or is not being fetched any more.
     pub fn is_there(&self, database: &Database) -> bool {
-        self.ids.iter().all(|id| !database.readings.values().any(|reading| reading.wants(id)))
+        let is_fetched = |id: &str| database.readings.values().any(|reading| reading.wants(id));
+        self.ids.iter().all(|id| database.index.get(id).is_some() || !is_fetched(id))
     }
 }

@@ -7,12 +7,17 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tandem_shared::filter::{self, IdFilter};
+use tandem_shared::limits::PAGE_BYTES_MAX;
 use tandem_shared::{Error, Result, error::shown};
 
 /// A link whose reader was silent for so long is taken for lost: nobody waits for it any more.
 const LOST: Duration = Duration::from_secs(10);
 /// Ids that were found absent are remembered up to this number.
 const ABSENT_MAX: usize = 100_000;
+/// How long they are kept at least, for the commands that waited for them.
+const ABSENT_KEPT: Duration = Duration::from_secs(60);
+/// Bytes of items that may wait for Postgres to store them where it has none.
+const OFFER_BYTES_MAX: usize = 64 << 20;
 /// tandem's own documents are mirrored by every link.
 const RESERVED_PREFIX: &str = "tandem/";
 
@@ -73,8 +78,8 @@ pub enum Lookup {
 
 #[derive(Debug)]
 struct Want {
-    /// The reader has been told.
-    asked: bool,
+    /// When the reader was told.
+    asked: Option<Instant>,
     /// What Postgres is to store if it has nothing, encoded.
     offer: Option<Box<[u8]>>,
 }
@@ -96,6 +101,9 @@ pub struct Reading {
     /// Ids in the order in which they were wanted first; some are fetched already.
     queue: VecDeque<Box<str>>,
     absent: HashMap<Box<str>, Instant>,
+    /// The same by time; some have come meanwhile.
+    absent_since: VecDeque<(Instant, Box<str>)>,
+    offer_bytes: usize,
     known: Known,
 }
 
@@ -110,6 +118,8 @@ impl Reading {
             wants: BTreeMap::new(),
             queue: VecDeque::new(),
             absent: HashMap::new(),
+            absent_since: VecDeque::new(),
+            offer_bytes: 0,
             known: Known::Nothing,
         }
     }
@@ -139,14 +149,22 @@ impl Reading {
         self.heard = None;
     }
 
+    /// Nothing that was learned counts any more.
+    pub fn forget(&mut self) {
+        self.lost();
+        self.drop_filter();
+        self.is_whole = false;
+    }
+
     /// Whether the link's reader is there.
     pub fn is_served(&self, now: Instant) -> bool {
         self.heard.is_some_and(|heard| now.duration_since(heard) < LOST)
     }
 
-    /// What is known of an id that is not here and has left no tombstone. `dropped`: its copy was, and is not back.
+    /// What is known of an id that is not here and has left no tombstone. `dropped`: its copy was, and is not back, or is
+    /// aside until Postgres has it.
     pub fn look_up(&self, id: &str, dropped: bool, now: Instant, memory: Duration) -> Lookup {
-        let is_known = if self.mirrors(id) { self.is_whole && !dropped } else { self.is_denied(id) };
+        let is_known = !dropped && if self.mirrors(id) { self.is_whole } else { self.is_denied(id) };
         let is_remembered = || self.absent.get(id).is_some_and(|at| now.duration_since(*at) < memory);
         if is_known || is_remembered() {
             Lookup::Absent
@@ -161,15 +179,33 @@ impl Reading {
         matches!(&self.known, Known::Complete(filter) if !filter.may_contain(id))
     }
 
-    /// An id is wanted; the first `offer` is to be stored if Postgres has nothing. Errors: `BACKPRESSURE` when `limit`
-    /// ids are wanted already.
-    pub fn want(&mut self, id: &str, offer: Option<&[u8]>, limit: usize) -> Result<()> {
+    /// An id is wanted; the first `offer` is to be stored if Postgres has nothing. The reader is told again of what it was
+    /// told of `patience` ago. Errors: `BACKPRESSURE` when `limit` ids are wanted already, or too much is offered.
+    pub fn want(
+        &mut self,
+        id: &str,
+        offer: Option<&[u8]>,
+        limit: usize,
+        (now, patience): (Instant, Duration),
+    ) -> Result<()> {
+        let bytes = offer.map_or(0, <[u8]>::len);
+        if bytes > 0 && self.offer_bytes + bytes > OFFER_BYTES_MAX {
+            let what = "the first items that wait for Postgres (bytes)";
+            return Err(Error::Backpressure {
+                what,
+                actual: self.offer_bytes + bytes,
+                limit: OFFER_BYTES_MAX,
+            });
+        }
         if let Some(want) = self.wants.get_mut(id) {
-            if want.offer.is_none() && offer.is_some() {
+            let is_new = want.offer.is_none() && offer.is_some();
+            if is_new {
                 want.offer = offer.map(Into::into);
-                if std::mem::take(&mut want.asked) {
-                    self.queue.push_back(id.into());
-                }
+                self.offer_bytes += bytes;
+            }
+            let is_lost = want.asked.is_some_and(|asked| now.duration_since(asked) >= patience);
+            if (is_new || is_lost) && want.asked.take().is_some() {
+                self.queue.push_back(id.into());
             }
             return Ok(());
         }
@@ -177,7 +213,8 @@ impl Reading {
             let what = "the queue of ids to be fetched (ids)";
             return Err(Error::Backpressure { what, actual: self.wants.len(), limit });
         }
-        self.wants.insert(id.into(), Want { asked: false, offer: offer.map(Into::into) });
+        self.offer_bytes += bytes;
+        self.wants.insert(id.into(), Want { asked: None, offer: offer.map(Into::into) });
         self.queue.push_back(id.into());
         Ok(())
     }
@@ -198,14 +235,15 @@ impl Reading {
     }
 
     /// The next ids for the reader; `is_due` holds back those that cannot be fetched yet.
-    pub fn next_wants(&mut self, max: usize, is_due: impl Fn(&str) -> bool) -> Vec<Wanted> {
-        let mut next = Vec::new();
+    pub fn next_wants(&mut self, max: usize, now: Instant, is_due: impl Fn(&str) -> bool) -> Vec<Wanted> {
+        let (mut next, mut bytes) = (Vec::new(), 0);
         let mut later = VecDeque::new();
-        while next.len() < max {
+        while next.len() < max && bytes < PAGE_BYTES_MAX {
             let Some(id) = self.queue.pop_front() else { break };
-            let Some(want) = self.wants.get_mut(&id).filter(|want| !want.asked) else { continue };
+            let Some(want) = self.wants.get_mut(&id).filter(|want| want.asked.is_none()) else { continue };
             if is_due(&id) {
-                want.asked = true;
+                want.asked = Some(now);
+                bytes += want.offer.as_ref().map_or(0, |offer| offer.len());
                 next.push((id, want.offer.clone()));
             } else {
                 later.push_back(id);
@@ -219,26 +257,33 @@ impl Reading {
     /// The reader begins anew: what it was told of may be lost.
     pub fn ask_again(&mut self) {
         self.queue = self.wants.keys().cloned().collect();
-        self.wants.values_mut().for_each(|want| want.asked = false);
+        self.wants.values_mut().for_each(|want| want.asked = None);
     }
 
     /// Postgres has answered for an id. `is_there`: it has it, or its tombstone.
     pub fn fetched(&mut self, id: &str, is_there: bool, now: Instant, memory: Duration) {
-        let asks_more = |want: &Want| want.offer.is_some() && !want.asked;
+        let asks_more = |want: &Want| want.offer.is_some() && want.asked.is_none();
         if !is_there && self.wants.get(id).is_some_and(asks_more) {
             // An offer came after the reader had been told of the id.
             return;
         }
-        self.wants.remove(id);
+        let want = self.wants.remove(id);
+        self.offer_bytes -= want.and_then(|want| want.offer).map_or(0, |offer| offer.len());
         if is_there {
             self.absent.remove(id);
             return;
         }
-        if self.absent.len() >= ABSENT_MAX {
-            self.absent.retain(|_, at| now.duration_since(*at) < memory);
-        }
-        if self.absent.len() < ABSENT_MAX && !memory.is_zero() {
-            self.absent.insert(id.into(), now);
+        // Also where nothing is to be remembered: the commands that waited learn it from here.
+        self.absent.insert(id.into(), now);
+        self.absent_since.push_back((now, id.into()));
+        let kept = memory.max(ABSENT_KEPT);
+        while let Some((since, _)) = self.absent_since.front()
+            && (self.absent_since.len() > ABSENT_MAX || now.duration_since(*since) > kept)
+            && let Some((since, id)) = self.absent_since.pop_front()
+        {
+            if self.absent.get(&id) == Some(&since) {
+                self.absent.remove(&id);
+            }
         }
     }
 
@@ -280,9 +325,9 @@ impl Reading {
         }
     }
 
-    /// The filter may have missed something.
-    pub fn drop_filter(&mut self) {
-        self.known = Known::Nothing;
+    /// The filter may have missed something. Returns whether there was one.
+    pub fn drop_filter(&mut self) -> bool {
+        !matches!(std::mem::take(&mut self.known), Known::Nothing)
     }
 
     /// State of the filter and the memory it takes, in bytes.
@@ -329,15 +374,19 @@ mod tests {
         let mut reading = cache(now);
         assert!(reading.covers("a:1") && reading.covers("tandem/x") && !reading.covers("b"));
         for _ in 0..3 {
-            reading.want("a:1", None, 2).unwrap();
+            reading.want("a:1", None, 2, (now, MEMORY)).unwrap();
         }
-        reading.want("a:2", None, 2).unwrap();
-        assert_eq!(reading.want("a:3", None, 2).unwrap_err().code().as_str(), "BACKPRESSURE");
-        assert_eq!(reading.next_wants(10, |id| id != "a:1"), [("a:2".into(), None)]);
-        assert_eq!(reading.next_wants(10, |_| true), [("a:1".into(), None)]);
+        reading.want("a:2", None, 2, (now, MEMORY)).unwrap();
+        assert_eq!(reading.want("a:3", None, 2, (now, MEMORY)).unwrap_err().code().as_str(), "BACKPRESSURE");
+        assert_eq!(reading.next_wants(10, now, |id| id != "a:1"), [("a:2".into(), None)]);
+        assert_eq!(reading.next_wants(10, now, |_| true), [("a:1".into(), None)]);
         assert!(!reading.has_work() && reading.cares("a:1") && !reading.cares("a:9"));
+        reading.want("a:1", None, 2, (now, MEMORY)).unwrap();
+        assert!(!reading.has_work(), "the reader has just been told");
+        reading.want("a:1", None, 2, (now + MEMORY, MEMORY)).unwrap();
+        assert_eq!(reading.next_wants(10, now, |_| true), [("a:1".into(), None)], "it may have lost it");
         reading.ask_again();
-        assert_eq!(reading.next_wants(10, |_| true).len(), 2);
+        assert_eq!(reading.next_wants(10, now, |_| true).len(), 2);
         reading.fetched("a:1", false, now, MEMORY);
         assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Absent);
         assert!(reading.cares("a:1"), "a put in Postgres must end the memory");
@@ -352,16 +401,16 @@ mod tests {
     fn an_offer_reaches_the_reader_though_it_knows_the_id() {
         let now = Instant::now();
         let mut reading = cache(now);
-        reading.want("a:1", None, 2).unwrap();
-        assert_eq!(reading.next_wants(1, |_| true), [("a:1".into(), None)]);
-        reading.want("a:1", Some(b"x"), 2).unwrap();
-        reading.want("a:1", Some(b"y"), 2).unwrap();
+        reading.want("a:1", None, 2, (now, MEMORY)).unwrap();
+        assert_eq!(reading.next_wants(1, now, |_| true), [("a:1".into(), None)]);
+        reading.want("a:1", Some(b"x"), 2, (now, MEMORY)).unwrap();
+        reading.want("a:1", Some(b"y"), 2, (now, MEMORY)).unwrap();
         reading.fetched("a:1", false, now, MEMORY);
         assert!(reading.wants("a:1"), "that was the answer to the question without an offer");
         let offer: Box<[u8]> = (*b"x").into();
-        assert_eq!(reading.next_wants(1, |_| true), [("a:1".into(), Some(offer))]);
+        assert_eq!(reading.next_wants(1, now, |_| true), [("a:1".into(), Some(offer))]);
         reading.fetched("a:1", true, now, MEMORY);
-        assert!(!reading.wants("a:1") && reading.next_wants(1, |_| true).is_empty());
+        assert!(!reading.wants("a:1") && reading.next_wants(1, now, |_| true).is_empty());
     }
 
     #[test]
@@ -374,6 +423,11 @@ mod tests {
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "not complete");
         reading.complete_filter();
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Absent);
+        assert_eq!(
+            reading.look_up("a:2", true, now, MEMORY),
+            Lookup::Ask,
+            "its revision is on its way to Postgres"
+        );
         assert_eq!(reading.look_up("a:1", false, now, MEMORY), Lookup::Ask);
         reading.left("a:2");
         assert_eq!(reading.look_up("a:2", false, now, MEMORY), Lookup::Ask, "written here, evicted");

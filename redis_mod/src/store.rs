@@ -247,7 +247,8 @@ fn with_absent<T>(database: i32, id: &str, work: impl FnOnce(Option<&Head<'_>>) 
         if let Some(tombstone) = database.tombstones.get(id) {
             return work(Some(&tombstone.head()));
         }
-        match database.pending.dropped_version(id) {
+        let version = database.pending.dropped_version(id);
+        match version.or_else(|| database.expired.get(id).copied()) {
             Some(version) => {
                 let timestamp = Timestamp::EPOCH;
                 work(Some(&Head { version, timestamp, audit: None, live: None::<LiveHead<'_>> }))

@@ -186,7 +186,14 @@ fn what_is_nowhere_is_known_without_asking_again() {
             (0..20).all(|number| payload(&mut redis, &format!("c:none.{number}")).is_none())
         });
     }
-    // Without a filter, the answer is remembered for a moment.
+    // Also where nothing is to be remembered, who has waited learns that there is nothing.
+    ask(&mut redis, &["CONFIG", "SET", "tandem.absent-memory-ms", "0"]);
+    run(&mut client, "SELECT tandem.put('c:once', '1'); SELECT tandem.delete('c:once')");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.wait_synced(60000)"), 1);
+    ask(&mut redis, &["FLUSHALL"]);
+    for number in 0..20 {
+        assert_eq!(payload(&mut redis, &format!("c:none at all.{number}")), None);
+    }
     ask(&mut redis, &["CONFIG", "SET", "tandem.absent-memory-ms", "60000"]);
     run(&mut client, "SELECT tandem.unlink(name) FROM tandem.links()");
     wait::until("the link is gone", DEADLINE, || {
@@ -368,6 +375,11 @@ fn a_mirror_answers_for_what_it_has_dropped() {
     assert_eq!(seen, BTreeSet::from([Some("{\"n\":499}".to_owned()), Some("{\"m\":1,\"n\":77}".to_owned())]));
     pair.settle_at(500);
     assert_eq!(payload(&mut redis, "m:none"), None);
+    // An expired copy is gone, and what is put there next counts on from it.
+    ask(&mut redis, &["TANDEM.PUT", "m:5", "[1]", "PX", "300"]);
+    wait::until("the copy expires", DEADLINE, || ask_number(&mut redis, &["EXISTS", "m:5"]) == 0);
+    ask(&mut redis, &["TANDEM.PUT", "m:5", "[2]"]);
+    reaches_postgres(&pair, "m:5", Some(3));
     let merged: String = value(&mut client, "SELECT payload::text FROM tandem.items WHERE id = 'm:77'");
     assert_eq!(merged, "{\"m\": 1, \"n\": 77}");
 }

@@ -5,7 +5,7 @@
 //! as an id that is being fetched counts as present.
 
 use super::connection::{Broken, Connection};
-use super::remote::{Remote, owner};
+use super::remote::{Remote, Wanted, owner};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
 use super::transaction::transaction;
@@ -53,6 +53,11 @@ impl Supervised for Reader {
             Some((url, run)) => serve(&self.name, &url, &run),
             None => Ok(()),
         }
+    }
+
+    /// Somebody waits.
+    fn pause_max(&self) -> Duration {
+        Duration::from_secs(1)
     }
 
     /// The session notes in the link's row what is wrong with Redis.
@@ -105,12 +110,11 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
             let Some(asked) = all.get_mut(place) else { continue };
             asked.since = None;
             let wanted = Remote::wanted(asked.connection.receive()?)?;
-            for (id, offer) in &wanted {
-                if let Some(offer) = offer {
-                    store_first(name, id, offer);
-                }
-            }
-            let ids: Vec<String> = wanted.into_iter().map(|(id, _)| id).collect();
+            let is_decided = |(id, offer): &Wanted| match offer {
+                Some(offer) => store_first(name, id, offer),
+                None => true,
+            };
+            let ids: Vec<String> = wanted.into_iter().filter(is_decided).map(|(id, _)| id).collect();
             if !ids.is_empty() {
                 filling(name, || fill(&mut asked.connection, name, &owner, ids))?;
             }
@@ -132,14 +136,21 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
 }
 
 /// Stores what is offered for an id that has no item. Where that is refused, Redis is told what is here all the same.
-fn store_first(name: &str, id: &str, offer: &[u8]) {
+/// False if somebody holds the id for long: who waits asks again.
+fn store_first(name: &str, id: &str, offer: &[u8]) -> bool {
     let stored = transaction(|| {
+        // Others wait for other ids.
+        Spi::run("SET LOCAL lock_timeout = '200ms'")?;
         let request = PutRequest::if_absent(store::decode(offer)?)?;
         store::on_behalf_of(name, || store::run_one(id, Operation::Put(request)))
     });
-    if let Err(refused) = stored {
-        // Most often somebody else was first.
-        pgrx::debug1!("tandem reader {name}: {id:?}: {refused}");
+    match stored {
+        Ok(_) => true,
+        Err(refused) => {
+            // Most often somebody else was first.
+            pgrx::debug1!("tandem reader {name}: {id:?}: {refused}");
+            refused.is_data
+        }
     }
 }
 

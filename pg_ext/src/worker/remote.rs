@@ -151,9 +151,14 @@ impl Remote<'_> {
         self.0.ask(redis::cmd("TANDEM.LINK").arg("ACK").arg(link).arg(run).arg(seq)).map(drop)
     }
 
-    /// Says that everything was compared.
-    pub fn ready(&mut self, link: &str) -> Result<(), Broken> {
-        self.0.ask(redis::cmd("TANDEM.LINK").arg("READY").arg(link)).map(drop)
+    /// Says that everything was compared, or is to be compared again.
+    pub fn ready(&mut self, link: &str, is_ready: bool) -> Result<(), Broken> {
+        let mut command = redis::cmd("TANDEM.LINK");
+        command.arg("READY").arg(link);
+        if !is_ready {
+            command.arg("NOT");
+        }
+        self.0.ask(&command).map(drop)
     }
 
     /// Asks for ids that are wanted in Redis. `is_anew`: of those that were named before, too.

@@ -199,7 +199,7 @@ impl Session {
                         if !streaming {
                             streaming = true;
                             if link.ways.to_right {
-                                talk.tell(|remote| remote.ready(&self.name))?;
+                                talk.tell(|remote| remote.ready(&self.name, true))?;
                             }
                             self.set("state = 'streaming', last_error = NULL")?;
                             pgrx::log!("tandem link {}: streaming", self.name);
@@ -228,6 +228,9 @@ impl Session {
                     if self.join(&mut talk, &link, pulled, &mut filter)? {
                         self.owe_check(&mut link)?;
                         owed = Some(Owed::Everything);
+                        if link.ways.to_right {
+                            talk.tell(|remote| remote.ready(&self.name, false))?;
+                        }
                     }
                     fault_point::reach(Point::JoinCommitted);
                     node.taken(last);
@@ -260,6 +263,9 @@ impl Session {
         let before = link.position;
         if let Some(owed) = owed {
             self.whole_check(talk, link, owed, "attach")?;
+            if link.ways.to_right {
+                talk.tell(|remote| remote.ready(&self.name, true))?;
+            }
             self.set("state = 'streaming'")?;
         }
         if looked {
@@ -443,6 +449,11 @@ impl Session {
             Ok(joined) => joined,
             Err(_) => self.join_singly(&operations)?,
         };
+        if link.is_cache {
+            // Before it is acknowledged: from then on Redis may drop its copies, and asks the filter.
+            let come = operations.iter().map(|(id, _)| id).filter(|id| id.starts_with(&link.prefix));
+            filter.add(talk, &self.name, &come.cloned().collect::<Vec<_>>())?;
+        }
         for ((id, _), outcome) in operations.iter().zip(joined) {
             if outcome == Some(Joined::Stale) {
                 back.insert(id.clone());
@@ -503,11 +514,12 @@ impl Session {
         }
         let count = ids.len();
         fault_point::reach(Point::LogRead);
-        self.push_ids(talk, &ids)?;
         if link.is_cache {
+            // First, as it finds room also where revisions find none.
             let come: Vec<String> = come.into_iter().filter(|id| id.starts_with(&link.prefix)).collect();
             filter.add(talk, &self.name, &come)?;
         }
+        self.push_ids(talk, &ids)?;
         fault_point::reach(Point::Pushed);
         transaction(|| link::note_pushed(&self.name, end, count))?;
         link.position = end;

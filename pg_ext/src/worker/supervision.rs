@@ -33,16 +33,22 @@ pub trait Supervised {
     /// One connection's life. `Ok` means that the link was paused or removed.
     fn work(&mut self) -> Result<(), Broken>;
 
+    /// Longest pause between attempts.
+    fn pause_max(&self) -> Duration {
+        PAUSE_MAX
+    }
+
     /// Notes why a connection's life has ended.
     fn note(&mut self, reason: &str);
 }
 
 /// Connects, works until something fails, and begins again after a pause that grows up to a bound.
 pub fn supervise(process: &mut impl Supervised) {
+    let pause_max = process.pause_max();
     let pauses = || {
         backon::ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(PAUSE_MAX)
+            .with_max_delay(pause_max)
             .with_jitter()
             .without_max_times()
             .build()
@@ -60,7 +66,7 @@ pub fn supervise(process: &mut impl Supervised) {
                 process.note(&reason);
             }
         }
-        let end = Instant::now() + next_pauses.next().unwrap_or(PAUSE_MAX);
+        let end = Instant::now() + next_pauses.next().unwrap_or(pause_max);
         while Instant::now() < end {
             wait(LOOK.min(end.saturating_duration_since(Instant::now())));
             if !process.is_wanted() {

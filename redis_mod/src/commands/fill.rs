@@ -32,11 +32,16 @@ fn with_reading<T>(database: i32, name: &str, work: impl FnOnce(&mut Reading) ->
     })
 }
 
-/// TANDEM.LINK READY: everything was compared.
+/// TANDEM.LINK READY: everything was compared, or, with NOT, is to be compared again.
 pub fn ready(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
+    let is_whole = match args.option().as_deref() {
+        None => true,
+        Some("NOT") => false,
+        Some(word) => return Err(unknown_option(word, "TANDEM.LINK READY link [NOT]")),
+    };
     args.end()?;
-    with_reading(selected(context), name, |reading| reading.is_whole = true)?;
+    with_reading(selected(context), name, |reading| reading.is_whole = is_whole)?;
     Ok(RedisValue::SimpleStringStatic("OK"))
 }
 
@@ -84,7 +89,7 @@ fn next_wants(database: i32, name: &str, max: usize) -> Result<Vec<Wanted>> {
             let waits = database.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
             waits && database.pending.seq(id).is_some_and(|seq| seq > acknowledged)
         };
-        reading.next_wants(max, |id| !keeps_aside(id))
+        reading.next_wants(max, Instant::now(), |id| !keeps_aside(id))
     })
 }
 
@@ -111,6 +116,11 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
+        if !with_reading(database, name, |reading| reading.wants(id))? {
+            // Asked for before a restart, or answered already: it may be older than what was here meanwhile.
+            reply.bulk("unwanted");
+            continue;
+        }
         let joined = if !keys::is_served(context, id) {
             // The slot has moved while it was fetched. Those who wait are told so when they are woken.
             Err(keys::not_served(id, "nothing: it is asked for where its slot is now"))
