@@ -1,7 +1,7 @@
 //! What a session reads of the log and of the tombstones.
 
 use crate::error::Outcome;
-use crate::planning;
+use crate::planning::{self, select_kept};
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use tandem_shared::id::Range;
@@ -50,18 +50,17 @@ pub struct Part {
     pub end: Option<Position>,
 }
 
+const READ: &str = "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NULL \
+    FROM tandem.changes c \
+    WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
+    ORDER BY c.xid, c.seq LIMIT $3";
+
 /// The log after a position, up to a number of rows.
 pub fn read(position: Position, link: &str) -> Outcome<Part> {
     planning::by_index(|| {
         Spi::connect(|client| {
-            let rows = client.select(
-            "SELECT c.id, c.xid, c.seq, c.origin IS NOT DISTINCT FROM $4, c.old_digest IS NULL \
-             FROM tandem.changes c \
-             WHERE (c.xid, c.seq) > ($1, $2) AND c.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
-             ORDER BY c.xid, c.seq LIMIT $3",
-            None,
-            &[position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()],
-        )?;
+            let args = [position.0.into(), position.1.into(), LOG_ROWS.into(), link.into()];
+            let rows = select_kept(client, READ, &args)?;
             let mut part = Part { ids: BTreeSet::new(), come: BTreeSet::new(), end: None };
             for row in rows {
                 let (id, xid) = (row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or(0));

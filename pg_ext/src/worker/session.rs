@@ -37,7 +37,13 @@ use tandem_shared::request::Operation;
 const FULL: Duration = Duration::from_secs(1);
 /// How long a session sleeps before it looks at the log again: after it had something to do, and, twice as long each
 /// time, at most.
-const IDLE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(25)];
+const IDLE: Duration = Duration::from_millis(1);
+/// At most so long in the minute after that, which takes 2 per cent of a processor,
+const IDLE_AWAKE: Duration = Duration::from_millis(5);
+/// and at most so long later.
+const IDLE_ASLEEP: Duration = Duration::from_millis(25);
+/// The minute.
+const AWAKE: Duration = Duration::from_secs(60);
 /// How often it asks what waits in Redis.
 const COUNT: Duration = Duration::from_secs(1);
 
@@ -176,7 +182,7 @@ impl Session {
         let mut looked = Instant::now();
         let mut counted: Option<Instant> = None;
         let mut filter = IdFilter::Due;
-        let mut idle = IDLE[0];
+        let (mut busy, mut idle) = (Instant::now(), IDLE);
         loop {
             interrupts();
             // A link that only writes to Redis pulls too: what was dropped there is to come back, and what is
@@ -219,11 +225,12 @@ impl Session {
             }
             let sockets: Vec<_> = nodes.iter().map(Node::socket).collect();
             let ready = readable(&sockets, if pushed { Duration::ZERO } else { idle });
-            idle = if pushed || !ready.is_empty() { IDLE[0] } else { IDLE[1].min(idle * 2) };
+            let mut worked = pushed;
             for place in ready {
                 let Some(node) = nodes.get_mut(place) else { continue };
                 let pulled = node.receive()?;
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                    worked = true;
                     fault_point::reach(Point::Pulled);
                     if self.join(&mut talk, &link, pulled, &mut filter)? {
                         self.owe_check(&mut link)?;
@@ -235,6 +242,11 @@ impl Session {
                     fault_point::reach(Point::JoinCommitted);
                     node.taken(last);
                 }
+            }
+            if worked {
+                (busy, idle) = (Instant::now(), IDLE);
+            } else {
+                idle = (idle * 2).min(if busy.elapsed() < AWAKE { IDLE_AWAKE } else { IDLE_ASLEEP });
             }
             if look && counted.is_none_or(|at| at.elapsed() > COUNT) {
                 counted = Some(Instant::now());
