@@ -77,6 +77,15 @@ fn assert_verified(node: &Redis) {
     assert!(matches!(ok, Some((_, Value::Int(1) | Value::Boolean(true)))), "{fields:?}");
 }
 
+/// Pauses the link and waits until its session has let go.
+fn pause(client: &mut Client) {
+    run(client, "SELECT tandem.pause_link('redis')");
+    wait::until("the session lets go", DEADLINE, || {
+        value::<i64>(client, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'tandem link redis'")
+            == 0
+    });
+}
+
 #[test]
 fn a_cluster_is_one_redis_to_its_link() {
     let (cluster, postgres) = start();
@@ -106,13 +115,7 @@ fn a_cluster_is_one_redis_to_its_link() {
     settle(&cluster, &postgres, 598);
 
     // A check, with the link at rest.
-    run(&mut client, "SELECT tandem.pause_link('redis')");
-    wait::until("the session lets go", DEADLINE, || {
-        value::<i64>(
-            &mut client,
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'tandem link redis'",
-        ) == 0
-    });
+    pause(&mut client);
     for number in 3..9 {
         put(&mut redis, &format!("r.{number}"), "2");
         tell(&mut redis, &["DEL", &format!("p.{number}")]).expect("it is dropped");
@@ -294,13 +297,7 @@ fn what_waits_where_a_slot_was_reaches_postgres() {
     put(&mut redis, &kept, "1");
     put(&mut redis, &removed, "1");
     settle(&cluster, &postgres, 2);
-    run(&mut client, "SELECT tandem.pause_link('redis')");
-    wait::until("the session lets go", DEADLINE, || {
-        value::<i64>(
-            &mut client,
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'tandem link redis'",
-        ) == 0
-    });
+    pause(&mut client);
     put(&mut redis, &kept, "[2]");
     tell(&mut redis, &["TANDEM.REMOVE", &removed]).expect("it is removed");
     cluster.migrate(0, 2, moved);

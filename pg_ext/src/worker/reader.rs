@@ -5,6 +5,7 @@
 //! as an id that is being fetched counts as present.
 
 use super::connection::{Broken, Connection};
+use super::link::Link;
 use super::remote::{Remote, Wanted, owner};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
@@ -68,19 +69,8 @@ impl Supervised for Reader {
 
 /// Where to read for a link, and what its Redis was when it was compared last; `None` if it is to stop.
 fn source(name: &str) -> Result<Option<(String, String)>, Broken> {
-    let source = transaction(|| {
-        Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT l.url, l.run FROM tandem.links l WHERE l.name = $1 AND NOT l.paused AND l.direction <> 'from_redis'",
-                None,
-                &[name.into()],
-            )?;
-            let Some(row) = rows.into_iter().next() else { return Ok(None) };
-            let run = row.get::<String>(2)?.unwrap_or_default();
-            Ok(row.get::<String>(1)?.map(|url| (url, run)))
-        })
-    })?;
-    Ok(source)
+    let link = transaction(|| Link::read(name))?.filter(|link| !link.is_paused && link.ways.to_right);
+    Ok(link.map(|link| (link.url, link.run.unwrap_or_default())))
 }
 
 /// A server that is asked.
