@@ -5,6 +5,7 @@
 //! Redis keeps a blocked client's handle alive after a time-out or a disconnect until it is unblocked once, so
 //! whoever takes a handle out of the list here unblocks it, and nobody else does.
 
+use crate::clients::Written;
 use crate::commands::fill::answer_wanted;
 use crate::commands::link::{Pull, answer_pull};
 use crate::engine::{self, Database};
@@ -22,8 +23,8 @@ use std::ffi::{c_int, c_void};
 pub enum Awaited {
     /// Something to take.
     Pull(Pull),
-    /// That all links have acknowledged this sequence number.
-    Acknowledged(u64),
+    /// That all links which can have it have what a client wrote.
+    Taken(Taken),
     /// That ids were fetched.
     Fetched(Waiting),
     /// Nothing more: the answer is given.
@@ -44,17 +45,38 @@ thread_local! {
     static BLOCKED: RefCell<[Vec<Blocked>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
-/// How many links have acknowledged a sequence number, and whether all have.
-pub fn caught_up(pending: &Pending, seq: u64) -> (u64, bool) {
-    let count = pending.links().filter(|(_, acked)| *acked >= seq).count();
-    (count as u64, count == pending.links().count())
+/// What a client in TANDEM.WAIT has written.
+pub struct Taken {
+    /// Everything up to this number.
+    pub seq: u64,
+    /// What is known of its own writes.
+    pub written: Written,
+}
+
+impl Taken {
+    /// How many links have brought all of it to Postgres, and whether no other one will.
+    pub fn count(&self, pending: &Pending) -> (u64, bool) {
+        let (mut count, mut is_final) = (0, true);
+        let able = pending
+            .links()
+            .filter(|(name, link)| link.scope.to_postgres() && !self.written.lacking.contains(*name));
+        for (_, link) in able {
+            let is_refused = self.written.numbers.is_some_and(|(first, last)| {
+                link.refused.values().any(|number| (first..=last).contains(number))
+            });
+            let has_taken = link.has_taken(self.seq);
+            is_final &= has_taken;
+            count += u64::from(has_taken && !is_refused);
+        }
+        (count, is_final)
+    }
 }
 
 impl Awaited {
     fn is_there(&self, database: &Database) -> bool {
         match self {
-            Awaited::Pull(pull) => pull.after < database.pending.last_seq(),
-            Awaited::Acknowledged(seq) => caught_up(&database.pending, *seq).1,
+            Awaited::Pull(pull) => pull.is_there(database),
+            Awaited::Taken(taken) => taken.count(&database.pending).1,
             Awaited::Fetched(waiting) => waiting.is_there(database),
             Awaited::Answered => true,
             Awaited::Wants(link, _) => database.readings.get(link).is_none_or(|reading| reading.has_work()),
@@ -67,11 +89,11 @@ impl Awaited {
         unsafe { raw::RedisModule_SelectDb.map(|select| select(context.get_raw(), database)) };
         match self {
             Awaited::Pull(pull) => {
-                if let Err(error) = answer_pull(context, pull) {
+                if let Err(error) = answer_pull(context, pull, false) {
                     Reply::new(context).error(&error);
                 }
             }
-            Awaited::Acknowledged(seq) => reply_count(context, database, *seq),
+            Awaited::Taken(taken) => reply_count(context, database, taken),
             Awaited::Fetched(_) | Awaited::Answered => {}
             Awaited::Wants(link, max) => {
                 if let Err(error) = answer_wanted(context, link, *max) {
@@ -85,7 +107,7 @@ impl Awaited {
     fn reply_late(&self, context: &Context, database: i32) {
         match self {
             Awaited::Pull(_) | Awaited::Wants(..) | Awaited::Answered => Reply::new(context).array(0),
-            Awaited::Acknowledged(seq) => reply_count(context, database, *seq),
+            Awaited::Taken(taken) => reply_count(context, database, taken),
             Awaited::Fetched(waiting) => match read_through::late(waiting) {
                 Ok(error) | Err(error) => Reply::new(context).error(&error),
             },
@@ -93,8 +115,8 @@ impl Awaited {
     }
 }
 
-fn reply_count(context: &Context, database: i32, seq: u64) {
-    let count = engine::with_database(database, |database| caught_up(&database.pending, seq).0);
+fn reply_count(context: &Context, database: i32, taken: &Taken) {
+    let count = engine::with_database(database, |database| taken.count(&database.pending).0);
     Reply::new(context).integer(count.unwrap_or(0));
 }
 
@@ -135,7 +157,7 @@ pub fn block(context: &Context, database: i32, awaited: Awaited, timeout_ms: u64
         let list = match &awaited {
             Awaited::Fetched(_) => readers,
             Awaited::Wants(..) => askers,
-            Awaited::Pull(_) | Awaited::Acknowledged(_) | Awaited::Answered => others,
+            Awaited::Pull(_) | Awaited::Taken(_) | Awaited::Answered => others,
         };
         list.push(Blocked { client, database, awaited });
     });
@@ -155,6 +177,23 @@ pub fn wake_readers(database: i32) {
 /// Wakes the links' readers that have ids to fetch.
 pub fn wake_askers(database: i32) {
     wake_of(database, |[_, _, askers]| askers);
+}
+
+/// Forgets what was recalled of ghosts, but for what a client still waits for together with something else.
+pub fn forget_recalled(number: i32) {
+    let is_awaited = |readers: &[Blocked], id: &str| {
+        readers.iter().any(|client| match &client.awaited {
+            Awaited::Fetched(waiting) => {
+                client.database == number && waiting.ids.iter().any(|each| **each == *id)
+            }
+            _ => false,
+        })
+    };
+    BLOCKED.with_borrow(|[_, readers, _]| {
+        let _ = engine::with_database(number, |database| {
+            database.recalled.retain(|id, _| is_awaited(readers, id));
+        });
+    });
 }
 
 fn wake_of(database: i32, list: fn(&mut [Vec<Blocked>; 3]) -> &mut Vec<Blocked>) {

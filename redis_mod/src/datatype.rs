@@ -54,7 +54,21 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
         }
         let Ok(buffer) = raw::load_string_buffer(io) else { return null_mut() };
         match Item::decode(buffer.as_ref()) {
-            Ok(item) => Box::into_raw(Box::new(item)).cast(),
+            Ok(item) => {
+                // SAFETY: the names that Redis gives live as long as the callback.
+                let (name, database) = unsafe {
+                    (
+                        raw::RedisModule_GetKeyNameFromIO.map(|get| get(io)),
+                        raw::RedisModule_GetDbIdFromIO.map_or(0, |get| get(io)),
+                    )
+                };
+                if let Some(name) = name.filter(|name| !name.is_null())
+                    && let Ok(id) = std::str::from_utf8(RedisString::string_as_slice(name))
+                {
+                    events::item_read(database, id, &item);
+                }
+                Box::into_raw(Box::new(item)).cast()
+            }
             Err(error) => {
                 logging::log_warning(format!("tandem: {error}"));
                 null_mut()

@@ -1,10 +1,12 @@
 //! From an operation and what stands at its id to what is to be stored: the shared rules, asked for this engine.
 
 use crate::item::Item;
-use tandem_shared::decide::{Decision, decide_merge, decide_put, decide_remove, decide_state};
-use tandem_shared::request::Operation;
+use tandem_shared::decide::{
+    Decision, decide_merge, decide_put, decide_remove, decide_remove_gone, decide_state,
+};
+use tandem_shared::request::{Operation, RemoveRequest};
 use tandem_shared::{
-    Body, Content, Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp,
+    Body, Content, Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp, Version,
 };
 
 /// What stands at an id.
@@ -108,6 +110,20 @@ pub fn plan(
         _ => None,
     };
     Ok(written(Planned { change, digest }))
+}
+
+/// Decides the removal of an item of which only the version is known: its copy has left here, and the other side has it.
+pub fn plan_removal_of_gone(
+    key: &DigestKey,
+    id: &str,
+    version: Option<Version>,
+    request: RemoveRequest,
+    now: Timestamp,
+) -> Result<(Option<Planned>, Answer)> {
+    match decide_remove_gone(id, version, request, now)? {
+        Some(tombstone) => Ok(written(Planned::of(key, id, tombstone, false))),
+        None => Ok((None, unchanged(key, id, None))),
+    }
 }
 
 fn written(planned: Planned) -> (Option<Planned>, Answer) {

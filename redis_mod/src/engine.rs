@@ -2,19 +2,24 @@
 //! events and type callbacks (but `free`) on its main thread, so the state is that thread's own; a borrow is
 //! never held across a call into Redis, because that call may come back through a callback.
 
-use crate::pending::Pending;
-use crate::reading::{Mode, Reading};
+use crate::clients::Clients;
+use crate::ghosts::{Both, Ghosts};
+use crate::item::Item;
+use crate::pending::{Link, Pending, takes};
+use crate::reading::Reading;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::time::Duration;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
 use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
-/// Expired ids whose versions are remembered.
-const EXPIRED_MAX: usize = 100_000;
+/// Memory that the ghosts of one database may take, in bytes: about 300,000 ids.
+pub const GHOST_BYTES_MAX: usize = 64 << 20;
 
 /// What is known of one Redis database beyond its keys.
 #[derive(Default)]
@@ -27,13 +32,16 @@ pub struct Database {
     pub tombstones: BTreeMap<Box<str>, Revision>,
     /// What the links have not taken yet.
     pub pending: Pending,
-    /// The Postgres that attached each link last, if it said who it is. Not in files: whoever attaches first after a
-    /// restart compares everything.
+    /// The database that attached each link last.
     pub owners: HashMap<Box<str>, Owner>,
     /// How long the other sides of the links keep tombstones; each says so when it attaches.
     pub peers: HashMap<Box<str>, Retention>,
-    /// Versions of copies that have expired, of which no link is told.
-    pub expired: BTreeMap<Box<str>, Version>,
+    /// Copies that have left for good while the other side has them still.
+    pub ghosts: Ghosts,
+    /// What the other side has of ghosts, for the commands that wait for it.
+    pub recalled: HashMap<Box<str>, Item>,
+    /// What clients wrote that not every link has.
+    pub clients: Clients,
     /// The links as sources for readers of what is not here.
     pub readings: BTreeMap<Box<str>, Reading>,
     /// The highest version ever seen here: what a write counts on from when every copy was dropped.
@@ -50,8 +58,9 @@ impl Database {
         }
         self.index.insert(id, digest, live.state);
         self.readings.values_mut().for_each(|reading| reading.appeared(id));
-        if !self.expired.is_empty() {
-            self.expired.remove(id);
+        self.ghosts.remove(id);
+        if !self.recalled.is_empty() {
+            self.recalled.remove(id);
         }
         self.version_high = self.version_high.max(Some(item.version));
         if !self.locals.is_empty() {
@@ -78,20 +87,38 @@ impl Database {
         self.readings_of(id).for_each(|reading| reading.left(id));
     }
 
-    /// Whether every link that is attached only caches an id.
-    pub fn only_caches(&self, id: &str) -> bool {
-        let caches = |name: &str| {
-            self.readings.get(name).is_some_and(|reading| reading.covers(id) && !reading.mirrors(id))
-        };
-        self.pending.has_links() && self.pending.links().all(|(name, _)| caches(name))
+    /// What a comparison sees: the copies and the ghosts.
+    pub fn compared(&self) -> Both<'_> {
+        Both(&self.index, self.ghosts.index())
     }
 
-    /// A copy has expired: what is put there next counts on from it, as Postgres still has it.
-    pub fn expired(&mut self, id: &str, version: Version) {
-        if self.expired.len() >= EXPIRED_MAX {
-            self.expired.pop_first();
+    /// A copy that is not in the keyspace any more stays away. Where both sides are to have it, a ghost is left.
+    pub fn becomes_ghost(&mut self, id: &str, version: Version, copy: Option<(Digest, &str)>) {
+        if self.tombstones.contains_key(id) || !self.pending.links().any(|(_, link)| link.scope.mirrors(id)) {
+            return;
         }
-        self.expired.insert(id.into(), version);
+        // What the other side has refused is not there.
+        let is_refused = self.pending.links().any(|(_, link)| link.refused.contains_key(id));
+        self.ghosts.insert(id, version, copy.filter(|_| !is_refused), GHOST_BYTES_MAX);
+    }
+
+    /// Whether a link has still to be told of an id.
+    pub fn waits(&self, link: &str, id: &str) -> bool {
+        let owes = |link: &Link| link.owes_tombstone(id) && self.tombstones.contains_key(id);
+        self.pending.waits(link, id) || self.pending.link(link).is_some_and(owes)
+    }
+
+    /// Number of tombstones from before a link was attached that it is still to be told of.
+    pub fn owed_tombstones(&self, link: &Link) -> usize {
+        let Some(after) = link.tombstones_after.as_deref() else { return 0 };
+        let start = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) };
+        let owed = self.tombstones.range::<str, _>((start, Bound::Unbounded));
+        owed.filter(|(id, _)| takes(&link.scope, id)).count()
+    }
+
+    /// The version from which a write counts on where no item, and no tombstone, is.
+    pub fn absent_version(&self, id: &str) -> Option<Version> {
+        self.pending.dropped_version(id).max(self.ghosts.version(id))
     }
 
     /// Forgets a link and what waited for it only. False if it was not attached.
@@ -99,13 +126,22 @@ impl Database {
         self.peers.remove(name);
         self.owners.remove(name);
         self.readings.remove(name);
-        self.pending.detach(name)
+        let was_there = self.pending.detach(name);
+        self.forget_ghosts_of_nobody();
+        was_there
     }
 
-    /// What a link's commands name as the run: another one when another server has attached the link.
+    /// Forgets the ghosts where no link is left that mirrors anything.
+    fn forget_ghosts_of_nobody(&mut self) {
+        if self.pending.links().all(|(_, link)| link.scope.is_cache()) {
+            self.ghosts = Ghosts::default();
+        }
+    }
+
+    /// What a link's commands name as the run: another one when another database has attached the link.
     pub fn run_of(&self, run: &str, link: &str) -> String {
         match self.owners.get(link) {
-            Some(owner) => format!("{run}-{}-{}", owner.cluster, owner.timeline),
+            Some(owner) => format!("{run}-{}", owner.words().join("-")),
             None => run.to_owned(),
         }
     }
@@ -122,49 +158,78 @@ impl Database {
         self.peers.values().fold(own, |longest, peer| longest.longer(*peer))
     }
 
-    /// Attaches a link; false if it was attached. What lives here is compared when a link begins. What was removed
-    /// leaves nothing to compare, so every tombstone waits for a link that is new.
-    pub fn attach(&mut self, name: &str) -> bool {
-        let is_new = self.pending.attach(name);
-        for id in self.tombstones.keys().filter(|_| is_new) {
-            self.pending.written(id, None, None);
+    /// Attaches a link. What lives here is compared when a link begins. What was removed leaves nothing to compare, so a
+    /// link is told of every tombstone from before. Returns whether it is new, or another than before by its scope or its
+    /// owner: then everything is to be compared.
+    pub fn attach(&mut self, name: &str, scope: &Scope, owner: Option<&Owner>) -> bool {
+        let present = self.owners.get(name);
+        let is_anothers =
+            owner.is_some_and(|owner| present.is_some_and(|present| !owner.is_before_or_after(present)));
+        let has_tombstones = !self.tombstones.is_empty();
+        let is_other = self.pending.attach(name, scope, has_tombstones);
+        if let Some(owner) = owner {
+            self.owners.insert(name.into(), owner.clone());
         }
-        is_new
+        if is_anothers {
+            // What the last one had says nothing of what this one has.
+            self.ghosts = self.ghosts.forgotten();
+            if let Some(link) = self.pending.link_mut(name) {
+                link.is_compared = false;
+                link.refused.clear();
+            }
+        }
+        if !scope.to_redis() {
+            self.readings.remove(name);
+        } else if self.readings.get(name).is_none_or(|reading| reading.scope != *scope) {
+            self.readings.insert(name.into(), Reading::new(scope.clone()));
+        }
+        self.forget_ghosts_of_nobody();
+        is_other || is_anothers
     }
 
-    /// Makes a link a source for readers of what is not here, or none. Its filter begins anew. Returns whether mode or
-    /// prefix are others than before. Errors: `INVALID`.
-    pub fn read_from(&mut self, name: &str, mode: &str, prefix: &str) -> Result<bool> {
-        let Some(mode) = Mode::parse(mode)? else { return Ok(self.readings.remove(name).is_some()) };
-        match self.readings.get_mut(name) {
-            Some(reading) if reading.mode == mode && *reading.prefix == *prefix => {
-                reading.drop_filter();
-                Ok(false)
-            }
-            _ => {
-                self.readings.insert(name.into(), Reading::new(mode, prefix));
-                Ok(true)
-            }
+    /// Both sides of a link were compared, or are to be compared again. False if it is not attached.
+    pub fn compared_by(&mut self, name: &str, is_compared: bool) -> bool {
+        if let Some(reading) = self.readings.get_mut(name) {
+            reading.is_whole = is_compared;
         }
+        match self.pending.link_mut(name) {
+            Some(Link { is_compared: known, .. }) => *known = is_compared,
+            None => return false,
+        }
+        true
+    }
+
+    /// As [`Database::page`], and ghosts as well: what a removal of a range removes.
+    pub fn page_to_remove(&self, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
+        let mut ids = self.page(range, state, limit);
+        if !self.ghosts.index().is_empty() {
+            ids.extend(page_of(self.ghosts.index(), range, state, limit));
+            ids.sort_unstable();
+            ids.dedup();
+            ids.truncate(limit);
+        }
+        ids
     }
 
     /// Ids of a range, shared and local, in byte order; of one state if one is named.
     pub fn page(&self, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
-        let of = |index: &Index| -> Vec<String> {
-            let ids: Box<dyn Iterator<Item = (&str, Digest)>> = match state {
-                Some(state) => Box::new(index.page_in_state(range, state, limit)),
-                None => Box::new(index.page(range, limit)),
-            };
-            ids.map(|(id, _)| id.to_owned()).collect()
-        };
-        let mut ids = of(&self.index);
+        let mut ids = page_of(&self.index, range, state, limit);
         if !self.locals.is_empty() {
-            ids.extend(of(&self.locals));
+            ids.extend(page_of(&self.locals, range, state, limit));
             ids.sort_unstable();
             ids.truncate(limit);
         }
         ids
     }
+}
+
+/// Ids of a range of an index, of one state if one is named.
+fn page_of(index: &Index, range: &Range, state: Option<&str>, limit: usize) -> Vec<String> {
+    let ids: Box<dyn Iterator<Item = (&str, Digest)>> = match state {
+        Some(state) => Box::new(index.page_in_state(range, state, limit)),
+        None => Box::new(index.page(range, limit)),
+    };
+    ids.map(|(id, _)| id.to_owned()).collect()
 }
 
 /// How often evicted items had been read: whether the memory limit throws out what is in use.
@@ -193,6 +258,37 @@ pub struct Fetches {
     pub late: u64,
 }
 
+/// What is left of a copy: its version, and its digest and state.
+pub type Remains = (Version, Option<(Digest, Box<str>)>);
+
+/// An item that left its key.
+#[derive(Debug)]
+pub struct Left {
+    /// The database.
+    pub database: i32,
+    /// Its id.
+    pub id: Box<str>,
+    /// How often it had been read.
+    pub reads: u64,
+    /// Of one that was shared what a ghost keeps of it.
+    pub shared: Option<Remains>,
+}
+
+/// A shared item that was read from a file.
+#[derive(Debug)]
+pub struct Read {
+    /// The database.
+    pub database: i32,
+    /// Its id.
+    pub id: Box<str>,
+    /// Its version.
+    pub version: Version,
+    /// Digest and state.
+    pub copy: Option<(Digest, Box<str>)>,
+    /// Itself, encoded, where a link has still to take it.
+    pub encoded: Option<Vec<u8>>,
+}
+
 /// State of the whole module.
 pub struct Engine {
     /// Key of all digests.
@@ -213,8 +309,16 @@ pub struct Engine {
     pub panics: u64,
     /// Evictions since the start.
     pub evictions: Evictions,
-    /// Id and reads of the item that left its key last: an eviction is announced after it.
-    pub last_left: Option<(Box<str>, u64)>,
+    /// The item that left its key last: an eviction or an expiry is announced after it.
+    pub last_left: Option<Left>,
+    /// What a file was read for last, until its key is announced; one that has expired meanwhile never is.
+    pub read: Option<Read>,
+    /// A file is being loaded.
+    pub is_loading: bool,
+    /// Ids that had expired when they were loaded, with their databases: replicas are to be told.
+    pub expired_unloaded: Vec<(i32, Box<str>)>,
+    /// Copies that leave another database's keyspace now are also kept for this one, which waits for them.
+    pub kept_for: Option<i32>,
     /// Length to which the CDC stream of a database is cut, 0 for no stream.
     pub cdc_length_max: u64,
     /// How long tombstones are kept.
@@ -241,6 +345,10 @@ thread_local! {
         panics: 0,
         evictions: Evictions::default(),
         last_left: None,
+        read: None,
+        is_loading: false,
+        expired_unloaded: Vec::new(),
+        kept_for: None,
         cdc_length_max: 0,
         retention: Retention::of_ms(0),
         fetch_timeout: Duration::from_secs(1),

@@ -28,14 +28,16 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         numbers.sort_unstable();
         for number in numbers {
             let Some(database) = engine.databases.get(&number) else { continue };
-            let root = database.index.root().node_hash().unwrap_or_default();
+            let root = database.compared().root().node_hash().unwrap_or_default();
             let line = format!(
-                "items={},local_items={},states={},tombstones={},links={},pending={},pending_bytes={},\
-                 index_bytes={},fetching={},filter_bytes={},root={root}",
+                "items={},local_items={},states={},tombstones={},ghosts={},ghost_bytes={},links={},pending={},\
+                 pending_bytes={},index_bytes={},fetching={},filter_bytes={},root={root}",
                 database.index.len(),
                 database.locals.len(),
                 database.index.states().count(),
                 database.tombstones.len(),
+                database.ghosts.len(),
+                database.ghosts.bytes(),
                 database.pending.links().count(),
                 database.pending.len(),
                 database.pending.bytes(),

@@ -15,6 +15,8 @@ mod blocked;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod cdc;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod clients;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod commands;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod datatype;
@@ -26,6 +28,8 @@ mod docs;
 mod engine;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod events;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod ghosts;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod guard;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]

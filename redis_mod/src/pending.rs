@@ -3,10 +3,14 @@
 //! current revision is read from the keyspace when a link pulls. What can no longer be read there (the copy was
 //! dropped, or a foreign revision of the same version replaced it) is kept aside, encoded, until acknowledged.
 //!
+//! Each link has a queue of its own, of what it carries and is to be told. An id that is in no queue is not in the set.
+//!
 //! No Redis type here: the rules are tested without a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::rc::Rc;
+use tandem_shared::link::Scope;
 use tandem_shared::{Range, Version};
 
 /// The id under which "every copy was dropped" waits: no item can have it.
@@ -14,21 +18,29 @@ pub const EVERYTHING: &str = "";
 
 /// Fixed cost of a waiting id in the books, beside its text and what is kept aside.
 const ENTRY_BYTES: usize = 160;
+/// Cost of an id in the queue of one link.
+const QUEUED_BYTES: usize = 40;
 
 /// One id that waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// The id, or [`EVERYTHING`].
-    pub id: Box<str>,
+    /// Its number: a link that has acknowledged it has taken what waits here.
+    pub seq: u64,
     /// Encoded revisions that the keyspace no longer holds.
     pub aside: Vec<Box<[u8]>>,
     /// The first of them is of a copy that was dropped: a later one takes its place, as a later write does in the
     /// keyspace.
     pub copy_is_aside: bool,
-    /// The copy here was dropped (not removed) when it had this version.
+    /// The revision in the keyspace, or the tombstone, has still to be taken.
+    pub is_written: bool,
+    /// The copy here was dropped (not removed) when it had this version, and a link is to bring it back.
     pub dropped: Option<Version>,
     /// The link that brought the revision, which needs not be told.
     pub origin: Option<Box<str>>,
+    /// The number of the last write among what waits.
+    pub written_seq: u64,
+    /// Queues that it is in.
+    takers: u32,
 }
 
 impl Waiting {
@@ -39,15 +51,137 @@ impl Waiting {
         }
         self.copy_is_aside = true;
     }
+
+    /// Whether a link has to be told of it.
+    fn concerns(&self, id: &str, name: &str, scope: &Scope) -> bool {
+        if id == EVERYTHING {
+            return scope.to_redis();
+        }
+        let is_new = self.is_written && self.origin.as_deref() != Some(name);
+        ((is_new || !self.aside.is_empty()) && takes(scope, id))
+            || (self.dropped.is_some() && brings_back(scope, id))
+    }
+
+    fn cost(&self, id: &str) -> usize {
+        let aside: usize = self.aside.iter().map(|bytes| bytes.len()).sum();
+        ENTRY_BYTES + id.len() + aside + QUEUED_BYTES * self.takers as usize
+    }
+}
+
+/// Whether a link takes what is written under an id.
+pub fn takes(scope: &Scope, id: &str) -> bool {
+    scope.to_postgres() && scope.carries(id)
+}
+
+/// Whether a link brings a copy back that was dropped.
+pub fn brings_back(scope: &Scope, id: &str) -> bool {
+    scope.to_redis() && scope.mirrors(id)
+}
+
+/// A link, as far as it takes.
+#[derive(Debug)]
+pub struct Link {
+    /// What it carries.
+    pub scope: Scope,
+    /// It has taken everything up to this number.
+    pub acked: u64,
+    /// Both sides were compared since it was attached. Until then nobody knows what the other side has.
+    pub is_compared: bool,
+    /// Ids whose last revision from here the other side has refused, and the numbers that those had.
+    pub refused: BTreeMap<Box<str>, u64>,
+    /// Tombstones after this id are still to be told of: those from before it was attached.
+    pub tombstones_after: Option<Box<str>>,
+    /// The tombstones that are under way.
+    pub tombstone_page: Option<TombstonePage>,
+    /// What waits for it, by number.
+    queue: BTreeMap<u64, Queued>,
+    /// The numbers since which something of its queue waits.
+    owed: BTreeSet<u64>,
+    /// Since when the entry waited for it that is taken out of the set at present.
+    held: Option<u64>,
+}
+
+/// Tombstones from before a link was attached, on their way under one number.
+#[derive(Debug)]
+pub struct TombstonePage {
+    /// The number.
+    pub seq: u64,
+    /// The last of their ids.
+    pub last: Box<str>,
+    /// There are none after it.
+    pub is_end: bool,
+}
+
+/// An id in the queue of a link.
+#[derive(Debug)]
+struct Queued {
+    id: Rc<str>,
+    /// The number under which it waited first. What was written under that has not been taken, however often the id was
+    /// written again since.
+    since: u64,
+}
+
+impl Link {
+    fn new(scope: Scope, acked: u64) -> Link {
+        Link {
+            scope,
+            acked,
+            is_compared: false,
+            refused: BTreeMap::new(),
+            tombstones_after: None,
+            tombstone_page: None,
+            queue: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            held: None,
+        }
+    }
+
+    /// Number of ids that wait for it.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether something after a number waits for it.
+    pub fn has_after(&self, seq: u64) -> bool {
+        self.queue.range(seq.saturating_add(1)..).next().is_some() || self.tombstones_after.is_some()
+    }
+
+    /// Whether it has taken all that it takes of what has a number up to `seq`.
+    pub fn has_taken(&self, seq: u64) -> bool {
+        self.is_compared
+            && self.tombstones_after.is_none()
+            && self.owed.first().is_none_or(|first| *first > seq)
+    }
+
+    /// An entry leaves the queue while it is changed.
+    fn hold(&mut self, seq: u64) {
+        self.held = self.queue.remove(&seq).map(|queued| queued.since);
+    }
+
+    /// It comes back under another number, if it still concerns the link.
+    fn release(&mut self, id: &Rc<str>, seq: u64, concerns: bool) {
+        let held = self.held.take();
+        if concerns {
+            let since = held.unwrap_or(seq);
+            self.owed.insert(since);
+            self.queue.insert(seq, Queued { id: id.clone(), since });
+        } else if let Some(since) = held {
+            self.owed.remove(&since);
+        }
+    }
+
+    /// Whether a tombstone of this id, from before it was attached, is still to be told of.
+    pub fn owes_tombstone(&self, id: &str) -> bool {
+        takes(&self.scope, id) && self.tombstones_after.as_deref().is_some_and(|after| id > after)
+    }
 }
 
 /// The waiting ids of one database and the links they wait for.
 #[derive(Debug, Default)]
 pub struct Pending {
     last_seq: u64,
-    by_seq: BTreeMap<u64, Waiting>,
-    by_id: BTreeMap<Box<str>, u64>,
-    links: BTreeMap<Box<str>, u64>,
+    entries: BTreeMap<Rc<str>, Waiting>,
+    links: BTreeMap<Box<str>, Link>,
     bytes: usize,
     dropped: usize,
 }
@@ -58,19 +192,36 @@ impl Pending {
         self.last_seq
     }
 
+    /// Gives a number to something that waits outside of the set.
+    pub fn take_number(&mut self) -> u64 {
+        self.last_seq = self.last_seq.saturating_add(1);
+        self.last_seq
+    }
+
     /// Number of waiting ids.
     pub fn len(&self) -> usize {
-        self.by_seq.len()
+        self.entries.len()
     }
 
     /// Estimated memory of the set, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let refused = |link: &Link| link.refused.keys().map(|id| QUEUED_BYTES + id.len()).sum::<usize>();
+        self.bytes + self.links.values().map(refused).sum::<usize>()
     }
 
-    /// The links and the sequence each has acknowledged.
-    pub fn links(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.links.iter().map(|(name, acked)| (name.as_ref(), *acked))
+    /// The links and their names.
+    pub fn links(&self) -> impl Iterator<Item = (&str, &Link)> {
+        self.links.iter().map(|(name, link)| (name.as_ref(), link))
+    }
+
+    /// A link.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.get(name)
+    }
+
+    /// A link, to be changed.
+    pub fn link_mut(&mut self, name: &str) -> Option<&mut Link> {
+        self.links.get_mut(name)
     }
 
     /// Whether any link is attached.
@@ -78,9 +229,14 @@ impl Pending {
         !self.links.is_empty()
     }
 
-    /// Whether this link is attached.
-    pub fn has_link(&self, name: &str) -> bool {
-        self.links.contains_key(name)
+    /// Whether any link takes what is written under an id.
+    pub fn is_taken(&self, id: &str) -> bool {
+        self.links.values().any(|link| takes(&link.scope, id))
+    }
+
+    /// Whether any link brings a copy of an id back that was dropped.
+    pub fn is_brought_back(&self, id: &str) -> bool {
+        self.links.values().any(|link| brings_back(&link.scope, id))
     }
 
     /// Whether the copy of any id was dropped and is still waiting.
@@ -88,115 +244,153 @@ impl Pending {
         self.dropped > 0
     }
 
-    /// The sequence number under which an id waits.
-    pub fn seq(&self, id: &str) -> Option<u64> {
-        self.by_id.get(id).copied()
-    }
-
-    /// What a link has acknowledged.
-    pub fn acknowledged(&self, name: &str) -> Option<u64> {
-        self.links.get(name).copied()
-    }
-
     /// The waiting entry of an id.
     pub fn get(&self, id: &str) -> Option<&Waiting> {
-        self.by_seq.get(self.by_id.get(id)?)
+        self.entries.get(id)
     }
 
-    /// Whether a link has still to take an id; a drop of everything waits for each.
-    pub fn waits(&self, link: &str, id: &str) -> bool {
-        let Some(acked) = self.links.get(link) else { return false };
-        let seq = |id: &str| self.by_id.get(id).is_some_and(|seq| seq > acked);
-        seq(id) || seq(EVERYTHING)
+    /// Whether a link has still to be told of an id; a drop of everything waits for each.
+    pub fn waits(&self, name: &str, id: &str) -> bool {
+        let Some(link) = self.links.get(name) else { return false };
+        let is_queued =
+            |id: &str| self.entries.get(id).is_some_and(|waiting| link.queue.contains_key(&waiting.seq));
+        is_queued(id) || is_queued(EVERYTHING)
+    }
+
+    /// Whether a link has still to take revisions of an id that are kept aside.
+    pub fn waits_aside(&self, name: &str, id: &str) -> bool {
+        self.waits(name, id) && self.entries.get(id).is_some_and(|waiting| !waiting.aside.is_empty())
     }
 
     /// Ids that wait, in byte order.
     pub fn ids(&self, range: &Range) -> impl Iterator<Item = &str> {
         let start = range.start.as_str().max("\u{1}");
-        let ids = self.by_id.range::<str, _>((Bound::Included(start), Bound::Unbounded));
+        let ids = self.entries.range::<str, _>((Bound::Included(start), Bound::Unbounded));
         let end = range.end.clone();
         ids.map(|(id, _)| id.as_ref()).take_while(move |id| end.as_deref().is_none_or(|end| *id < end))
     }
 
-    /// All entries after `seq`, in order.
-    pub fn after(&self, seq: u64) -> impl Iterator<Item = (u64, &Waiting)> {
-        let start = seq.saturating_add(1);
-        self.by_seq.range(start..).map(|(seq, waiting)| (*seq, waiting))
+    /// All entries, in byte order of their ids.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Waiting)> {
+        self.entries.iter().map(|(id, waiting)| (id.as_ref(), waiting))
     }
 
-    /// Attaches a link. What is in the keyspace before is compared, not queued. True if the name is new.
-    pub fn attach(&mut self, name: &str) -> bool {
-        if self.links.contains_key(name) {
+    /// What waits for a link after `seq`, in order.
+    pub fn after(&self, name: &str, seq: u64) -> impl Iterator<Item = (&str, &Waiting)> {
+        let queue = self.links.get(name).map(|link| link.queue.range(seq.saturating_add(1)..));
+        queue
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, queued)| Some((queued.id.as_ref(), self.entries.get(&queued.id)?)))
+    }
+
+    /// Attaches a link, or changes what it carries. What is in the keyspace before is compared, not queued; `has_tombstones`:
+    /// those are in no comparison, so it is told of them. True if its name is new or it carries something else than before.
+    pub fn attach(&mut self, name: &str, scope: &Scope, has_tombstones: bool) -> bool {
+        if self.links.get(name).is_some_and(|link| link.scope == *scope) {
             return false;
         }
-        self.links.insert(name.into(), self.last_seq);
+        let before = self.links.remove(name);
+        let mut link = Link::new(scope.clone(), before.as_ref().map_or(self.last_seq, |link| link.acked));
+        link.tombstones_after = (has_tombstones && scope.to_postgres()).then(|| "".into());
+        // Into its queue first: what is in no queue is forgotten, and what is kept aside with it.
+        self.restore_link(name, link);
+        for queued in before.into_iter().flat_map(|link| link.queue.into_values()) {
+            self.leave_queue(&queued.id);
+        }
         true
     }
 
     /// Forgets a link and what waited for it only. False if it was not attached.
     pub fn detach(&mut self, name: &str) -> bool {
-        let known = self.links.remove(name).is_some();
-        self.forget_acknowledged();
-        known
+        let Some(link) = self.links.remove(name) else { return false };
+        for queued in link.queue.into_values() {
+            self.leave_queue(&queued.id);
+        }
+        true
     }
 
-    /// A link has taken everything up to `seq`. Returns how many entries nobody waits for any more.
-    pub fn acknowledge(&mut self, name: &str, seq: u64) -> Option<usize> {
-        let last_seq = self.last_seq;
-        let acked = self.links.get_mut(name)?;
-        *acked = (*acked).max(seq.min(last_seq));
-        Some(self.forget_acknowledged())
+    /// A link has taken everything up to `seq` but for the ids refused. Returns how many entries nobody waits for any more.
+    pub fn acknowledge(&mut self, name: &str, seq: u64, refused: &[&str]) -> Option<usize> {
+        let seq = seq.min(self.last_seq);
+        let link = self.links.get_mut(name)?;
+        link.acked = link.acked.max(seq);
+        for id in refused {
+            // One that was written again since is not the one that was refused.
+            let (number, written) =
+                self.entries.get(*id).map_or((seq, seq), |waiting| (waiting.seq, waiting.written_seq));
+            if number <= seq {
+                link.refused.insert((*id).into(), written);
+            }
+        }
+        if let Some(page) = link.tombstone_page.take_if(|page| page.seq <= seq) {
+            link.tombstones_after = link.tombstones_after.take().map(|_| page.last).filter(|_| !page.is_end);
+        }
+        let later = link.queue.split_off(&seq.saturating_add(1));
+        let taken = std::mem::replace(&mut link.queue, later);
+        for queued in taken.values() {
+            link.owed.remove(&queued.since);
+        }
+        Some(taken.into_values().filter(|queued| self.leave_queue(&queued.id)).count())
+    }
+
+    /// Every tombstone from before a link was attached is with it, or on its way.
+    pub fn tombstones_done(&mut self, name: &str) {
+        if let Some(link) = self.links.get_mut(name) {
+            (link.tombstones_after, link.tombstone_page) = (None, None);
+        }
     }
 
     /// An id was written here, or by `origin`. `seq` replays a given number (replica, AOF). Returns its sequence
     /// number, or `None` when no link waits for it.
     pub fn written(&mut self, id: &str, origin: Option<&str>, seq: Option<u64>) -> Option<u64> {
-        if origin.is_some() {
-            // What comes over a link was not written over the copy that was dropped, and does not stand for it.
-            self.change(id, |waiting| waiting.copy_is_aside = false);
+        for link in self.links.values_mut().filter(|link| !link.refused.is_empty()) {
+            link.refused.remove(id);
         }
-        if !self.links.keys().any(|name| Some(name.as_ref()) != origin) {
-            self.settled(id);
+        if self.links.is_empty() {
             return None;
         }
-        let mut waiting = self.take(id);
+        let (id, mut waiting) = self.take(id);
+        // What comes over a link was not written over the copy that was dropped, and does not stand for it.
+        waiting.copy_is_aside &= origin.is_none();
         waiting.dropped = None;
+        waiting.is_written = true;
         waiting.origin = origin.map(Into::into);
-        Some(self.put(waiting, seq))
+        self.put(id, waiting, seq)
     }
 
-    /// The revision of an id came from the only link, or it expired: nobody needs to be told of the current one.
-    pub fn settled(&mut self, id: &str) {
-        let Some(seq) = self.by_id.get(id).copied() else { return };
-        match self.by_seq.get_mut(&seq) {
-            Some(waiting) if !waiting.aside.is_empty() => {
-                self.dropped -= usize::from(waiting.dropped.take().is_some());
-            }
-            _ => {
-                self.take(id);
-            }
+    /// The copy of an id was dropped. Its revision is kept aside if a link has still to take it; a link that mirrors the id
+    /// then brings the copy back. Returns its sequence number, or `None` when no link is to be told.
+    pub fn dropped(&mut self, id: &str, version: Version, encoded: impl FnOnce() -> Vec<u8>) -> Option<u64> {
+        if self.links.is_empty() {
+            return None;
         }
-    }
-
-    /// The copy of an id was dropped. Its revision is kept aside if a link still waits for it; the link then
-    /// decides whether to bring the copy back. Does nothing without links.
-    pub fn dropped(&mut self, id: &str, version: Version, encoded: impl FnOnce() -> Vec<u8>) {
-        if !self.has_links() {
-            return;
-        }
-        let waits = self.by_id.contains_key(id);
-        let mut waiting = self.take(id);
-        if waits && waiting.dropped.is_none() && waiting.origin.is_none() {
+        let (id, mut waiting) = self.take(id);
+        if std::mem::take(&mut waiting.is_written) {
             waiting.keep_copy(encoded());
         }
-        waiting.dropped = Some(version);
+        let is_brought_back = &*id == EVERYTHING || self.is_brought_back(&id);
+        waiting.dropped = is_brought_back.then_some(version);
         waiting.origin = None;
-        self.put(waiting, None);
+        self.put(id, waiting, None)
     }
 
     /// Every copy was dropped; `version_high` is the highest version there was.
-    pub fn everything_dropped(&mut self, version_high: Version) {
-        self.dropped(EVERYTHING, version_high, Vec::new);
+    pub fn everything_dropped(&mut self, version_high: Version) -> Option<u64> {
+        self.dropped(EVERYTHING, version_high, Vec::new)
+    }
+
+    /// A copy that was just dropped has expired, and is meant to be gone: no link is to bring it back. What of it was not
+    /// taken yet waits all the same.
+    pub fn expired(&mut self, id: &str) {
+        let Some(waiting) = self.entries.get(id) else { return };
+        if waiting.dropped.is_none() {
+            return;
+        }
+        let seq = waiting.seq;
+        let (id, mut waiting) = self.take(id);
+        waiting.dropped = None;
+        self.put(id, waiting, Some(seq));
     }
 
     /// Keeps a revision aside whose place another one of its version took, and that no link has taken.
@@ -204,85 +398,110 @@ impl Pending {
         self.change(id, |waiting| waiting.aside.push(encoded.into()));
     }
 
-    /// Keeps the revision aside that an id has in a keyspace which is about to be emptied.
+    /// Keeps the revision aside that an id has in a keyspace which is about to be emptied, or had in one that was.
     pub fn keep_copy(&mut self, id: &str, encoded: Vec<u8>) {
-        self.change(id, |waiting| waiting.keep_copy(encoded));
+        self.change(id, |waiting| {
+            waiting.is_written = false;
+            waiting.keep_copy(encoded);
+        });
     }
 
     /// Changes what waits under an id, if anything does.
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Waiting)) {
-        if let Some(waiting) = self.by_id.get(id).and_then(|seq| self.by_seq.get_mut(seq)) {
-            self.bytes = self.bytes.saturating_sub(cost(waiting));
+        if let Some(waiting) = self.entries.get_mut(id) {
+            self.bytes = self.bytes.saturating_sub(waiting.cost(id));
             change(waiting);
-            self.bytes += cost(waiting);
+            self.bytes += waiting.cost(id);
         }
     }
 
     /// The version an absent id had before its copy was dropped, so that the next write goes on counting.
     pub fn dropped_version(&self, id: &str) -> Option<Version> {
-        let of_id = self.get(id).and_then(|waiting| waiting.dropped);
-        of_id.or_else(|| self.get(EVERYTHING).and_then(|waiting| waiting.dropped))
+        let of = |id: &str| self.get(id).and_then(|waiting| waiting.dropped);
+        of(id).or_else(|| of(EVERYTHING))
     }
 
-    /// Restores an entry as it was saved.
-    pub fn restore(&mut self, seq: u64, waiting: Waiting) {
-        self.take(&waiting.id.clone());
-        self.put(waiting, Some(seq));
+    /// Restores an entry as it was saved. Its links were restored before it.
+    pub fn restore(&mut self, id: &str, waiting: Waiting) {
+        let (id, _) = self.take(id);
+        let (seq, waiting) = (waiting.seq, Waiting { takers: 0, ..waiting });
+        self.put(id, waiting, Some(seq));
     }
 
-    /// Restores a link as it was saved.
-    pub fn restore_link(&mut self, name: &str, acked: u64) {
-        self.links.insert(name.into(), acked);
+    /// Restores a link. What it has not taken of the entries that are there waits for it.
+    pub fn restore_link(&mut self, name: &str, mut link: Link) {
+        for (id, waiting) in &mut self.entries {
+            if waiting.seq > link.acked && waiting.concerns(id, name, &link.scope) {
+                self.bytes = self.bytes.saturating_sub(waiting.cost(id));
+                waiting.takers += 1;
+                self.bytes += waiting.cost(id);
+                link.release(id, waiting.seq, true);
+            }
+        }
+        self.links.insert(name.into(), link);
     }
 
-    /// Restores the counter as it was saved.
+    /// A link as it was saved.
+    pub fn saved_link(scope: Scope, acked: u64) -> Link {
+        Link::new(scope, acked)
+    }
+
+    /// Makes the counter at least what it was elsewhere.
     pub fn restore_seq(&mut self, last_seq: u64) {
         self.last_seq = self.last_seq.max(last_seq);
     }
 
-    fn take(&mut self, id: &str) -> Waiting {
-        let taken = self.by_id.remove(id).and_then(|seq| self.by_seq.remove(&seq));
-        match taken {
-            Some(waiting) => {
-                self.bytes = self.bytes.saturating_sub(cost(&waiting));
-                self.dropped -= usize::from(waiting.dropped.is_some());
-                waiting
-            }
-            None => Waiting { id: id.into(), ..Waiting::default() },
+    /// Takes an entry out of the set; an empty one if there is none.
+    fn take(&mut self, id: &str) -> (Rc<str>, Waiting) {
+        let Some((id, mut waiting)) = self.entries.remove_entry(id) else {
+            self.links.values_mut().for_each(|link| link.held = None);
+            return (id.into(), Waiting::default());
+        };
+        self.bytes = self.bytes.saturating_sub(waiting.cost(&id));
+        self.dropped -= usize::from(waiting.dropped.is_some());
+        for link in self.links.values_mut() {
+            link.hold(waiting.seq);
         }
+        waiting.takers = 0;
+        (id, waiting)
     }
 
-    fn put(&mut self, waiting: Waiting, seq: Option<u64>) -> u64 {
+    /// Puts an entry into the queues of those whom it concerns, under a new number unless one is given.
+    fn put(&mut self, id: Rc<str>, mut waiting: Waiting, seq: Option<u64>) -> Option<u64> {
         let seq = match seq {
-            Some(seq) if !self.by_seq.contains_key(&seq) => seq,
+            Some(seq) if self.links.values().all(|link| !link.queue.contains_key(&seq)) => seq,
             _ => self.last_seq.saturating_add(1),
         };
-        self.last_seq = self.last_seq.max(seq);
-        self.bytes += cost(&waiting);
-        self.dropped += usize::from(waiting.dropped.is_some());
-        self.by_id.insert(waiting.id.clone(), seq);
-        self.by_seq.insert(seq, waiting);
-        seq
-    }
-
-    fn forget_acknowledged(&mut self) -> usize {
-        let acked = self.links.values().copied().min().unwrap_or(self.last_seq);
-        let kept = self.by_seq.split_off(&acked.saturating_add(1));
-        let forgotten = std::mem::replace(&mut self.by_seq, kept);
-        for (seq, waiting) in &forgotten {
-            if self.by_id.get(&waiting.id) == Some(seq) {
-                self.by_id.remove(&waiting.id);
-            }
-            self.bytes = self.bytes.saturating_sub(cost(waiting));
-            self.dropped -= usize::from(waiting.dropped.is_some());
+        waiting.seq = seq;
+        waiting.written_seq = if waiting.is_written { seq } else { waiting.written_seq };
+        for (name, link) in &mut self.links {
+            let concerns = seq > link.acked && waiting.concerns(&id, name, &link.scope);
+            link.release(&id, seq, concerns);
+            waiting.takers += u32::from(concerns);
         }
-        forgotten.len()
+        if waiting.takers == 0 {
+            return None;
+        }
+        self.last_seq = self.last_seq.max(seq);
+        self.bytes += waiting.cost(&id);
+        self.dropped += usize::from(waiting.dropped.is_some());
+        self.entries.insert(id, waiting);
+        Some(seq)
     }
-}
 
-fn cost(waiting: &Waiting) -> usize {
-    let aside: usize = waiting.aside.iter().map(|bytes| bytes.len()).sum();
-    ENTRY_BYTES + 2 * waiting.id.len() + aside
+    /// An entry is in one queue less. Returns whether nobody waits for it any more.
+    fn leave_queue(&mut self, id: &Rc<str>) -> bool {
+        let Some(waiting) = self.entries.get_mut(id) else { return false };
+        self.bytes = self.bytes.saturating_sub(waiting.cost(id));
+        waiting.takers = waiting.takers.saturating_sub(1);
+        if waiting.takers > 0 {
+            self.bytes += waiting.cost(id);
+            return false;
+        }
+        self.dropped -= usize::from(waiting.dropped.is_some());
+        self.entries.remove(id);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -293,54 +512,109 @@ mod tests {
         Version::new(number.into()).unwrap()
     }
 
-    fn ids(pending: &Pending, after: u64) -> Vec<(u64, String)> {
-        pending.after(after).map(|(seq, waiting)| (seq, waiting.id.to_string())).collect()
+    /// A set with links that carry everything both ways, and were compared.
+    fn with_links(names: &[&str]) -> Pending {
+        let mut pending = Pending::default();
+        for name in names {
+            assert!(pending.attach(name, &Scope::everything(), false), "{name} is new");
+            pending.link_mut(name).unwrap().is_compared = true;
+        }
+        pending
+    }
+
+    fn with_scope(words: [&str; 3]) -> Pending {
+        let mut pending = Pending::default();
+        pending.attach("pg", &Scope::parse(words[0], words[1], words[2]).unwrap(), false);
+        pending.link_mut("pg").unwrap().is_compared = true;
+        pending
+    }
+
+    fn ids(pending: &Pending, link: &str, after: u64) -> Vec<(u64, String)> {
+        pending.after(link, after).map(|(id, waiting)| (waiting.seq, id.to_owned())).collect()
     }
 
     #[test]
     fn without_links_nothing_waits() {
         let mut pending = Pending::default();
         assert_eq!(pending.written("a", None, None), None);
-        pending.dropped("a", version(1), Vec::new);
-        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+        assert_eq!(pending.dropped("a", version(1), Vec::new), None);
+        assert_eq!((pending.len(), pending.bytes(), pending.last_seq()), (0, 0, 0));
     }
 
     #[test]
     fn an_id_waits_once_in_order_of_its_last_write() {
-        let mut pending = Pending::default();
-        assert!(pending.attach("pg") && !pending.attach("pg"));
+        let mut pending = with_links(&["pg"]);
+        assert!(!pending.attach("pg", &Scope::everything(), false), "as it was");
         for id in ["a", "b", "a"] {
             pending.written(id, None, None);
         }
-        assert_eq!(ids(&pending, 0), [(2, "b".into()), (3, "a".into())]);
-        assert_eq!(pending.acknowledge("pg", 2), Some(1));
-        assert_eq!(ids(&pending, 0), [(3, "a".into())]);
+        assert_eq!(ids(&pending, "pg", 0), [(2, "b".into()), (3, "a".into())]);
+        assert_eq!(pending.acknowledge("pg", 2, &[]), Some(1));
+        assert_eq!(ids(&pending, "pg", 0), [(3, "a".into())]);
         pending.written("a", None, None);
-        assert_eq!(pending.acknowledge("pg", 3), Some(0), "written again after it was pulled");
-        assert_eq!(pending.acknowledge("pg", 4), Some(1));
+        assert_eq!(pending.acknowledge("pg", 3, &[]), Some(0), "written again after it was pulled");
+        assert_eq!(pending.acknowledge("pg", 4, &[]), Some(1));
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
-        assert_eq!(pending.acknowledge("other", 4), None);
+        assert_eq!(pending.acknowledge("other", 4, &[]), None);
+    }
+
+    #[test]
+    fn a_link_is_told_of_what_it_carries_and_takes() {
+        let mut pending = with_scope(["a:", "mirror", "both"]);
+        assert!(
+            pending.written("a:1", None, None).is_some() && pending.written("tandem/x", None, None).is_some()
+        );
+        assert_eq!(pending.written("b", None, None), None);
+        assert_eq!(pending.dropped("b", version(1), Vec::new), None);
+        assert!(pending.is_taken("a:1") && !pending.is_taken("b"));
+
+        let mut pending = with_scope(["", "mirror", "to_redis"]);
+        assert_eq!(pending.written("a", None, None), None, "it takes nothing");
+        assert!(pending.dropped("a", version(1), || unreachable!()).is_some(), "it brings the copy back");
+        let mut pending = with_scope(["", "mirror", "from_redis"]);
+        assert!(pending.written("a", None, None).is_some());
+        pending.acknowledge("pg", 1, &[]);
+        assert_eq!(pending.dropped("a", version(1), || unreachable!()), None, "it brings nothing back");
+        let mut pending = with_scope(["", "cache", "both"]);
+        assert_eq!(
+            pending.dropped("a", version(1), || unreachable!()),
+            None,
+            "a cache may drop what it likes"
+        );
+        pending.written("a", None, None);
+        assert!(pending.dropped("a", version(2), || vec![1]).is_some(), "but what is not taken is kept");
+        assert_eq!(pending.get("a").unwrap().dropped, None);
+        assert!(pending.everything_dropped(version(2)).is_some());
     }
 
     #[test]
     fn the_slowest_link_decides_and_origins_are_told_apart() {
-        let mut pending = Pending::default();
-        pending.attach("one");
+        let mut pending = with_links(&["one"]);
         assert_eq!(pending.written("a", Some("one"), None), None, "the only link knows it");
-        pending.attach("two");
+        pending.attach("two", &Scope::everything(), false);
         pending.written("a", Some("one"), None);
-        assert_eq!(pending.get("a").unwrap().origin.as_deref(), Some("one"));
-        assert!(pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("three", "a"));
-        assert_eq!(pending.acknowledge("one", 1), Some(0));
+        assert!(!pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("three", "a"));
+        pending.written("a", None, None);
+        assert!(pending.waits("one", "a") && pending.waits("two", "a"));
+        assert_eq!(pending.acknowledge("one", pending.last_seq(), &[]), Some(0));
         assert!(!pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("two", "b"));
         assert!(pending.detach("two"));
-        assert_eq!(pending.len(), 0);
+        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_one_link_brought_is_kept_for_the_other() {
+        let mut pending = with_links(&["one", "two"]);
+        pending.written("a", Some("one"), None);
+        pending.dropped("a", version(7), || vec![7]);
+        let waiting = pending.get("a").unwrap();
+        assert_eq!((waiting.aside.len(), waiting.dropped), (1, Some(version(7))));
+        assert!(pending.waits("two", "a"));
     }
 
     #[test]
     fn dropped_copies_are_kept_aside_until_acknowledged() {
-        let mut pending = Pending::default();
-        pending.attach("pg");
+        let mut pending = with_links(&["pg"]);
         pending.written("a", None, None);
         pending.dropped("a", version(7), || vec![1, 2]);
         pending.dropped("b", version(3), || unreachable!("b was acknowledged"));
@@ -351,15 +625,67 @@ mod tests {
         pending.everything_dropped(version(9));
         assert_eq!(pending.dropped_version("zzz"), Some(version(9)));
         assert!(pending.has_dropped());
-        pending.acknowledge("pg", pending.last_seq());
+        pending.acknowledge("pg", pending.last_seq(), &[]);
         assert!(!pending.has_dropped());
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
     }
 
     #[test]
+    fn an_expired_copy_waits_only_as_long_as_it_is_not_taken() {
+        let mut pending = with_links(&["pg"]);
+        pending.dropped("a", version(7), || unreachable!("a was acknowledged"));
+        pending.expired("a");
+        assert_eq!((pending.len(), pending.bytes(), pending.has_dropped()), (0, 0, false));
+        assert!(pending.link("pg").unwrap().has_taken(pending.last_seq()), "nobody waits for its number");
+        pending.written("a", None, None);
+        pending.dropped("a", version(8), || vec![1]);
+        pending.expired("a");
+        let waiting = pending.get("a").unwrap();
+        assert_eq!((waiting.aside.len(), waiting.dropped, pending.has_dropped()), (1, None, false));
+        pending.expired("a");
+        assert_eq!(pending.acknowledge("pg", pending.last_seq(), &[]), Some(1));
+    }
+
+    #[test]
+    fn a_write_is_taken_when_it_or_a_later_one_is() {
+        let mut pending = with_links(&["pg"]);
+        let taken = |pending: &Pending, seq| pending.link("pg").unwrap().has_taken(seq);
+        let first = pending.written("a", None, None).unwrap();
+        assert!(!taken(&pending, first));
+        let second = pending.written("a", None, None).unwrap();
+        assert!(!taken(&pending, first), "the id was written again; nothing of it was taken");
+        pending.dropped("a", version(2), || vec![1]);
+        assert!(!taken(&pending, first) && !taken(&pending, second));
+        pending.acknowledge("pg", second, &[]);
+        assert!(!taken(&pending, first), "that number is not what waits");
+        pending.acknowledge("pg", pending.last_seq(), &[]);
+        assert!(taken(&pending, first) && taken(&pending, second));
+        let third = pending.written("a", None, None).unwrap();
+        pending.written("a", Some("pg"), None);
+        assert!(taken(&pending, third), "the link itself has gone on");
+        pending.link_mut("pg").unwrap().is_compared = false;
+        assert!(!taken(&pending, third), "nobody knows what the other side has");
+    }
+
+    #[test]
+    fn what_was_refused_is_known_until_it_is_written_again() {
+        let mut pending = with_links(&["pg"]);
+        let first = pending.written("a", None, None).unwrap();
+        pending.written("b", None, None);
+        pending.written("c", None, None);
+        pending.dropped("a", version(1), || vec![1]);
+        pending.written("c", None, None);
+        pending.acknowledge("pg", 4, &["a", "c"]);
+        let refused = |pending: &Pending| pending.link("pg").unwrap().refused.clone();
+        assert_eq!(refused(&pending), BTreeMap::from([("a".into(), first)]), "c was written since");
+        assert!(pending.bytes() > 0);
+        pending.written("a", None, None);
+        assert!(refused(&pending).is_empty());
+    }
+
+    #[test]
     fn an_id_that_is_written_and_dropped_again_and_again_keeps_one_copy() {
-        let mut pending = Pending::default();
-        pending.attach("pg");
+        let mut pending = with_links(&["pg"]);
         pending.written("a", None, None);
         pending.keep_loser("a", vec![0; 10]);
         let mut sizes = Vec::new();
@@ -380,11 +706,48 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_carries_something_else_loses_nothing_that_is_aside() {
+        let mut pending = with_links(&["pg"]);
+        pending.written("a:1", None, None);
+        pending.written("b:1", None, None);
+        pending.dropped("a:1", version(1), || vec![1]);
+        let scope = Scope::parse("a:", "mirror", "both").unwrap();
+        assert!(pending.attach("pg", &scope, true));
+        assert_eq!(pending.entries().map(|(id, _)| id).collect::<Vec<_>>(), ["a:1"]);
+        assert!(pending.waits("pg", "a:1") && pending.bytes() > 0);
+        let link = pending.link("pg").unwrap();
+        assert!(!link.is_compared && link.owes_tombstone("a:2") && !link.owes_tombstone("b"));
+        pending.acknowledge("pg", pending.last_seq(), &[]);
+        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    #[test]
     fn replay_keeps_sequence_numbers() {
-        let mut pending = Pending::default();
-        pending.attach("pg");
+        let mut pending = with_links(&["pg"]);
         assert_eq!(pending.written("a", None, Some(10)), Some(10));
         assert_eq!(pending.written("b", None, Some(10)), Some(11), "a number is used once");
         assert_eq!(pending.last_seq(), 11);
+    }
+
+    #[test]
+    fn what_is_restored_waits_for_whom_it_waited() {
+        let mut pending = with_links(&["one", "two"]);
+        for id in ["a", "b", "c"] {
+            pending.written(id, None, None);
+        }
+        pending.written("d", Some("one"), None);
+        pending.acknowledge("one", 2, &[]);
+        let mut again = Pending::default();
+        for (name, link) in pending.links() {
+            again.restore_link(name, Pending::saved_link(link.scope.clone(), link.acked));
+        }
+        for (id, waiting) in pending.entries() {
+            again.restore(id, waiting.clone());
+        }
+        again.restore_seq(pending.last_seq());
+        for link in ["one", "two"] {
+            assert_eq!(ids(&again, link, 0), ids(&pending, link, 0), "{link}");
+        }
+        assert_eq!((again.bytes(), again.last_seq()), (pending.bytes(), pending.last_seq()));
     }
 }

@@ -3,24 +3,32 @@
 //!
 //! | field | form |
 //! |---|---|
-//! | format | u8 = 2 |
+//! | format | u8 = 3 |
 //! | databases | u32 count, then each: |
 //! | number | i32 |
 //! | last sequence, highest version | u64, u64 (0: none) |
-//! | links | u32 count of (text name, u64 acknowledged sequence, text mode or empty, text prefix) |
-//! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 1 if a dropped copy is aside, u32 count of bytes) |
+//! | links | u32 count of (text name, u64 acknowledged sequence, text prefix, text mode, text direction, u8 1 if tombstones are owed, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
+//! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 flags: 1 a dropped copy is aside, 2 what is in the keyspace is to be taken, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
+//! | ghosts | u64 floor or 0, u32 count, the oldest first, of (text id, u64 version, bytes digest or none, text state) |
 //!
 //! Integers are little-endian; text and bytes have a u32 length before them. Nothing may follow.
 
-use crate::engine::{Database, Engine};
-use crate::pending::Waiting;
+use crate::engine::{Database, Engine, GHOST_BYTES_MAX};
+use crate::pending::{Link, Pending, Waiting};
+use crate::reading::Reading;
 use redis_module::raw;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::limits::REVISION_BYTES_MAX;
-use tandem_shared::{Error, Result, Revision, Version};
+use tandem_shared::link::Scope;
+use tandem_shared::owner::Owner;
+use tandem_shared::{Digest, Error, Result, Revision, Version};
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+/// A dropped copy is aside.
+const COPY_IS_ASIDE: u8 = 1;
+/// What is in the keyspace is to be taken.
+const IS_WRITTEN: u8 = 2;
 
 /// Encodes the books.
 pub fn save(engine: &mut Engine) -> Vec<u8> {
@@ -38,20 +46,17 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
     out.extend(pending.last_seq().to_le_bytes());
     out.extend(database.version_high.map_or(0, Version::get).to_le_bytes());
     put_u32(out, pending.links().count());
-    for (name, acked) in pending.links() {
-        put_bytes(out, name.as_bytes());
-        out.extend(acked.to_le_bytes());
-        let reading = database.readings.get(name);
-        put_bytes(out, reading.map_or("", |reading| reading.mode.as_str()).as_bytes());
-        put_bytes(out, reading.map_or("", |reading| &reading.prefix).as_bytes());
+    for (name, link) in pending.links() {
+        save_link(out, name, link, database.owners.get(name));
     }
     put_u32(out, pending.len());
-    for (seq, waiting) in pending.after(0) {
-        out.extend(seq.to_le_bytes());
-        put_bytes(out, waiting.id.as_bytes());
+    for (id, waiting) in pending.entries() {
+        out.extend(waiting.seq.to_le_bytes());
+        put_bytes(out, id.as_bytes());
         out.extend(waiting.dropped.map_or(0, Version::get).to_le_bytes());
         put_bytes(out, waiting.origin.as_deref().unwrap_or_default().as_bytes());
-        out.push(u8::from(waiting.copy_is_aside));
+        let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
+        out.push(flag(COPY_IS_ASIDE, waiting.copy_is_aside) | flag(IS_WRITTEN, waiting.is_written));
         put_u32(out, waiting.aside.len());
         for revision in &waiting.aside {
             put_bytes(out, revision);
@@ -61,6 +66,30 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
     for (id, revision) in &database.tombstones {
         put_bytes(out, id.as_bytes());
         put_bytes(out, &codec::encode(revision));
+    }
+    out.extend(database.ghosts.floor().map_or(0, Version::get).to_le_bytes());
+    put_u32(out, database.ghosts.len());
+    for (id, version, copy) in database.ghosts.iter() {
+        put_bytes(out, id.as_bytes());
+        out.extend(version.get().to_le_bytes());
+        put_bytes(out, copy.as_ref().map_or(&[][..], |(digest, _)| &digest.0));
+        put_bytes(out, copy.map_or("", |(_, state)| state).as_bytes());
+    }
+}
+
+fn save_link(out: &mut Vec<u8>, name: &str, link: &Link, owner: Option<&Owner>) {
+    put_bytes(out, name.as_bytes());
+    out.extend(link.acked.to_le_bytes());
+    link.scope.words().iter().for_each(|word| put_bytes(out, word.as_bytes()));
+    out.push(u8::from(link.tombstones_after.is_some()));
+    put_bytes(out, link.tombstones_after.as_deref().unwrap_or_default().as_bytes());
+    put_bytes(out, owner.map_or("", |owner| &owner.cluster).as_bytes());
+    out.extend(owner.map_or(0, |owner| owner.timeline).to_le_bytes());
+    out.extend(owner.map_or(0, |owner| owner.database).to_le_bytes());
+    put_u32(out, link.refused.len());
+    for (id, seq) in &link.refused {
+        put_bytes(out, id.as_bytes());
+        out.extend(seq.to_le_bytes());
     }
 }
 
@@ -87,6 +116,8 @@ pub fn load(bytes: &[u8]) -> Result<Vec<(i32, Database)>> {
 /// fill them.
 pub fn install(engine: &mut Engine, books: Vec<(i32, Database)>) {
     engine.databases = books.into_iter().collect();
+    // Whoever is attached knows nothing of these.
+    engine.run = uuid::Uuid::new_v4().simple().to_string();
 }
 
 /// Writes the books of all databases as a command into an AOF.
@@ -182,24 +213,22 @@ impl<'a> Reader<'a> {
         let last_seq = self.integer(8)?;
         database.version_high = self.version()?;
         for _ in 0..self.count()? {
-            let name = self.text()?;
-            let acked = self.integer(8)?;
-            database.pending.restore_link(name, acked);
-            let (mode, prefix) = (self.text()?, self.text()?);
-            if !mode.is_empty() {
-                database.read_from(name, mode, prefix)?;
-            }
+            self.link(&mut database)?;
         }
         for _ in 0..self.count()? {
             let seq = self.integer(8)?;
-            let mut waiting = Waiting { id: self.text()?.into(), ..Waiting::default() };
-            waiting.dropped = self.version()?;
-            waiting.origin = Some(self.text()?).filter(|origin| !origin.is_empty()).map(Into::into);
-            waiting.copy_is_aside = self.integer(1)? == 1;
+            let id = self.text()?;
+            let dropped = self.version()?;
+            let origin = Some(self.text()?).filter(|origin| !origin.is_empty()).map(Into::into);
+            let flags = self.integer(1)? as u8;
+            let mut waiting = Waiting::default();
+            (waiting.seq, waiting.dropped, waiting.origin) = (seq, dropped, origin);
+            waiting.copy_is_aside = flags & COPY_IS_ASIDE != 0;
+            waiting.is_written = flags & IS_WRITTEN != 0;
             for _ in 0..self.count()? {
                 waiting.aside.push(self.bytes()?.into());
             }
-            database.pending.restore(seq, waiting);
+            database.pending.restore(id, waiting);
         }
         database.pending.restore_seq(last_seq);
         for _ in 0..self.count()? {
@@ -207,7 +236,42 @@ impl<'a> Reader<'a> {
             let revision: Revision = codec::decode(self.bytes()?, Source::Own)?;
             database.tombstones.insert(id.into(), revision);
         }
+        if let Some(floor) = self.version()? {
+            database.ghosts.raise_floor(floor);
+        }
+        for _ in 0..self.count()? {
+            let id = self.text()?;
+            let version = self.version()?.ok_or_else(|| corrupt("a ghost has no version".to_owned()))?;
+            let (digest, state) = (self.bytes()?, self.text()?);
+            let copy = if digest.is_empty() { None } else { Some((Digest::from_slice(digest)?, state)) };
+            database.ghosts.insert(id, version, copy, GHOST_BYTES_MAX);
+        }
         Ok(database)
+    }
+
+    fn link(&mut self, database: &mut Database) -> Result<()> {
+        let name = self.text()?;
+        let acked = self.integer(8)?;
+        let scope = Scope::parse(self.text()?, self.text()?, self.text()?)?;
+        let mut link = Pending::saved_link(scope.clone(), acked);
+        let are_owed = self.integer(1)? == 1;
+        let after = self.text()?;
+        link.tombstones_after = are_owed.then(|| after.into());
+        let cluster = self.text()?;
+        let (timeline, number) = (self.integer(8)?, self.integer(8)?);
+        for _ in 0..self.count()? {
+            let id = self.text()?;
+            link.refused.insert(id.into(), self.integer(8)?);
+        }
+        database.pending.restore_link(name, link);
+        if !cluster.is_empty() {
+            let owner = Owner { cluster: cluster.into(), timeline, database: number };
+            database.owners.insert(name.into(), owner);
+        }
+        if scope.to_redis() {
+            database.readings.insert(name.into(), Reading::new(scope));
+        }
+        Ok(())
     }
 }
 
@@ -237,12 +301,18 @@ mod tests {
             audit: None,
             body: Body::Tombstone,
         };
-        database.pending.attach("pg");
-        database.read_from("pg", "cache", "a").unwrap();
+        let owner = Owner { cluster: "7".into(), timeline: 2, database: 5 };
+        database.tombstones.insert("gone".into(), tombstone.clone());
+        database.attach("pg", &Scope::parse("a", "cache", "both").unwrap(), Some(&owner));
+        database.attach("all", &Scope::everything(), None);
         database.pending.written("a", None, None);
         database.pending.dropped("a", tombstone.version, || vec![1, 2, 3]);
         database.pending.written("b", Some("other"), None);
-        database.tombstones.insert("gone".into(), tombstone);
+        database.pending.written("c", None, None);
+        database.pending.acknowledge("all", 9, &["c"]);
+        database.ghosts.raise_floor(tombstone.version);
+        database.becomes_ghost("x", Version::FIRST, Some((Digest([7; 32]), "hot")));
+        database.becomes_ghost("c", Version::FIRST, Some((Digest([8; 32]), "hot")));
         let mut out = vec![FORMAT];
         put_u32(&mut out, 1);
         out.extend(3_i32.to_le_bytes());
@@ -255,7 +325,14 @@ mod tests {
         let bytes = books();
         let loaded = load(&bytes).unwrap();
         let (number, database) = &loaded[0];
-        assert_eq!((*number, database.pending.len(), database.tombstones.len()), (3, 2, 1));
+        assert_eq!((*number, database.pending.len(), database.tombstones.len()), (3, 1, 1));
+        assert_eq!((database.ghosts.len(), database.ghosts.index().len()), (2, 1), "c was refused");
+        assert_eq!(database.ghosts.index().state("x"), Some("hot"));
+        let link = database.pending.link("pg").unwrap();
+        assert!(link.scope.is_cache() && link.owes_tombstone("a2") && !link.is_compared);
+        assert_eq!(database.owners["pg"].database, 5);
+        assert_eq!(database.pending.link("all").unwrap().refused.len(), 1);
+        assert_eq!(database.readings.len(), 2);
         let mut again = vec![FORMAT];
         put_u32(&mut again, 1);
         again.extend(number.to_le_bytes());

@@ -56,7 +56,8 @@ pub fn waits<'a>(
     ids: impl IntoIterator<Item = (&'a str, Need)>,
 ) -> Result<bool> {
     let database = selected(context);
-    if !is_active(database)? {
+    let (is_active, has_ghosts) = (is_active(database)?, has_ghosts(database)?);
+    if !is_active && !has_ghosts {
         return Ok(false);
     }
     let now = Instant::now();
@@ -68,6 +69,9 @@ pub fn waits<'a>(
     let may_wait = !is_resumed && !context.get_flags().contains(ContextFlags::DENY_BLOCKING);
     let mut fetched: Vec<Box<str>> = Vec::new();
     for (id, need) in ids {
+        if !is_active && need != Need::Decide {
+            continue;
+        }
         if !matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(None)) {
             continue;
         }
@@ -124,7 +128,7 @@ fn block(
         let (limit, memory, patience) = (engine.fetch_ids_max, engine.absent_memory, engine.fetch_timeout);
         let Some(database) = engine.databases.get_mut(&database) else { return Ok(0) };
         for id in &fetched {
-            let dropped = is_dropped(database, id);
+            let dropped = is_dropped(database, id) || may_be_ghost(database, id);
             for reading in database.readings_of(id) {
                 let decides = offer.is_some() && !reading.mirrors(id) && reading.is_served(now);
                 if decides || reading.look_up(id, dropped, now, memory) == Lookup::Ask {
@@ -147,6 +151,15 @@ fn block(
 fn is_dropped(database: &Database, id: &str) -> bool {
     let is_aside = || database.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
     database.pending.dropped_version(id).is_some() || is_aside()
+}
+
+/// Whether the copy of an id may have left for good while Postgres has it.
+fn may_be_ghost(database: &Database, id: &str) -> bool {
+    database.ghosts.version(id).is_some()
+}
+
+fn has_ghosts(database: i32) -> Result<bool> {
+    engine::with(|engine| engine.databases.get(&database).is_some_and(|database| !database.ghosts.is_empty()))
 }
 
 fn is_active(database: i32) -> Result<bool> {
@@ -173,12 +186,23 @@ fn standing(database: i32, id: &str, need: Need, may_wait: bool, now: Instant) -
         if database.tombstones.contains_key(id) {
             return Standing::Known;
         }
-        let (is_counted, dropped) =
-            (database.pending.dropped_version(id).is_some(), is_dropped(database, id));
+        let is_ghost = database.ghosts.get(id).is_some();
+        // Who decides over a ghost decides over what Postgres has. Nobody else asks: what has expired is gone.
+        let is_decided_over = need == Need::Decide && may_be_ghost(database, id);
+        if is_decided_over && database.recalled.contains_key(id) {
+            return Standing::Known;
+        }
+        let is_counted = database.absent_version(id).is_some();
+        let dropped = is_dropped(database, id) || is_decided_over;
         let (mut fetch, mut unknown) = (false, false);
         for reading in database.readings.values().filter(|reading| reading.covers(id)) {
-            if need == Need::Overwrite && is_counted && reading.mirrors(id) {
+            let is_known = match need {
+                Need::Read => is_ghost,
                 // The version to count on from is known.
+                Need::Overwrite => is_counted,
+                Need::Decide => false,
+            };
+            if is_known && reading.mirrors(id) {
                 continue;
             }
             match reading.look_up(id, dropped, now, memory) {

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tandem_shared::filter::{self, IdFilter};
 use tandem_shared::limits::PAGE_BYTES_MAX;
-use tandem_shared::{Error, Result, error::shown};
+use tandem_shared::link::Scope;
+use tandem_shared::{Error, Result};
 
 /// A link whose reader was silent for so long is taken for lost: nobody waits for it any more.
 const LOST: Duration = Duration::from_secs(10);
@@ -18,42 +19,6 @@ const ABSENT_MAX: usize = 100_000;
 const ABSENT_KEPT: Duration = Duration::from_secs(60);
 /// Bytes of items that may wait for Postgres to store them where it has none.
 const OFFER_BYTES_MAX: usize = 64 << 20;
-/// tandem's own documents are mirrored by every link.
-const RESERVED_PREFIX: &str = "tandem/";
-
-/// What is to be found here of what a link carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// All of it.
-    Mirror,
-    /// What was read or written here.
-    Cache,
-}
-
-impl Mode {
-    /// Its name in commands.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Mirror => "mirror",
-            Mode::Cache => "cache",
-        }
-    }
-
-    /// Reads a name; `none` is that of a link that only takes. Errors: `INVALID`.
-    pub fn parse(name: &str) -> Result<Option<Mode>> {
-        match name {
-            "mirror" => Ok(Some(Mode::Mirror)),
-            "cache" => Ok(Some(Mode::Cache)),
-            "none" => Ok(None),
-            other => Err(Error::invalid(
-                format!("mode {}", shown(other)),
-                "is not known",
-                "give mirror, cache or none",
-            )),
-        }
-    }
-}
-
 /// The filter of the ids in Postgres.
 #[derive(Debug, Default)]
 enum Known {
@@ -90,10 +55,8 @@ pub type Wanted = (Box<str>, Option<Box<[u8]>>);
 /// One link, as a source for readers.
 #[derive(Debug)]
 pub struct Reading {
-    /// What is to be found here.
-    pub mode: Mode,
-    /// Ids under it are the link's.
-    pub prefix: Box<str>,
+    /// What the link carries.
+    pub scope: Scope,
     /// Everything was compared since this server started, so that a mirror misses nothing but what was dropped since.
     pub is_whole: bool,
     heard: Option<Instant>,
@@ -109,10 +72,9 @@ pub struct Reading {
 
 impl Reading {
     /// A link that nobody has been heard of yet.
-    pub fn new(mode: Mode, prefix: &str) -> Reading {
+    pub fn new(scope: Scope) -> Reading {
         Reading {
-            mode,
-            prefix: prefix.into(),
+            scope,
             is_whole: false,
             heard: None,
             wants: BTreeMap::new(),
@@ -126,17 +88,17 @@ impl Reading {
 
     /// Whether the link carries an id.
     pub fn covers(&self, id: &str) -> bool {
-        id.starts_with(&*self.prefix) || id.starts_with(RESERVED_PREFIX)
+        self.scope.carries(id)
     }
 
     /// Whether any id may have to be asked for; `dropped`: copies were dropped that are not back yet.
     pub fn is_active(&self, dropped: bool) -> bool {
-        self.mode == Mode::Cache || !self.is_whole || dropped
+        self.scope.is_cache() || !self.is_whole || dropped
     }
 
     /// Whether all the ids under it should be here.
     pub fn mirrors(&self, id: &str) -> bool {
-        self.mode == Mode::Mirror || id.starts_with(RESERVED_PREFIX)
+        self.scope.mirrors(id)
     }
 
     /// The link's reader asked for work.
@@ -347,7 +309,7 @@ mod tests {
     const MEMORY: Duration = Duration::from_secs(1);
 
     fn cache(now: Instant) -> Reading {
-        let mut reading = Reading::new(Mode::Cache, "a:");
+        let mut reading = Reading::new(Scope::parse("a:", "cache", "both").unwrap());
         reading.heard(now);
         reading
     }
@@ -355,7 +317,7 @@ mod tests {
     #[test]
     fn a_mirror_knows_what_it_does_not_have_once_it_was_compared() {
         let now = Instant::now();
-        let mut reading = Reading::new(Mode::Mirror, "");
+        let mut reading = Reading::new(Scope::everything());
         assert_eq!(reading.look_up("x", false, now, MEMORY), Lookup::Unserved);
         reading.heard(now);
         assert_eq!(reading.look_up("x", false, now, MEMORY), Lookup::Ask);

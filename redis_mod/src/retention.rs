@@ -32,7 +32,7 @@ fn step(context: &Context, mut places: Places) {
 }
 
 /// Not on a replica, not while loading, and not while a failover holds writes back.
-fn may_write(context: &Context) -> bool {
+pub fn may_write(context: &Context) -> bool {
     let flags = context.get_flags();
     // SAFETY: takes no argument.
     let is_held = unsafe { raw::RedisModule_AvoidReplicaTraffic.is_some_and(|avoid| avoid() != 0) };
@@ -72,7 +72,9 @@ fn forget_in(number: i32, places: &mut Places, before: Timestamp) -> tandem_shar
         {
             places.insert(number, (*last).clone());
         }
-        let is_old = |id: &str, at: Timestamp| at < before && database.pending.get(id).is_none();
+        let is_owed = |id: &str| database.pending.links().any(|(_, link)| link.owes_tombstone(id));
+        let is_old =
+            |id: &str, at: Timestamp| at < before && database.pending.get(id).is_none() && !is_owed(id);
         let gone: Vec<Box<str>> = part
             .into_iter()
             .filter(|(id, tombstone)| is_old(id, tombstone.timestamp))

@@ -3,17 +3,18 @@
 
 use crate::blocked;
 use crate::cdc;
-use crate::decide::{Answer, Change, Current, Planned, plan};
-use crate::engine::{self, OwnWrite};
+use crate::decide::{Answer, Change, Current, Planned, plan, plan_removal_of_gone};
+use crate::engine::{self, Database, OwnWrite};
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
+use crate::pending::takes;
 use redis_module::{Context, NotifyEvent, RedisString, raw};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tandem_shared::codec;
-use tandem_shared::decide::{Applied, Outcome, decide_apply};
+use tandem_shared::codec::{self, Source};
+use tandem_shared::decide::{Applied, Outcome, decide_apply, decide_apply_gone};
 use tandem_shared::request::Operation;
-use tandem_shared::{DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp};
+use tandem_shared::{Digest, DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp, Version};
 
 /// Who brings a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,12 @@ pub enum Ttl {
 pub fn selected(context: &Context) -> i32 {
     // SAFETY: the context is that of the running command or callback.
     unsafe { raw::RedisModule_GetSelectedDb.map_or(0, |selected| selected(context.get_raw())) }
+}
+
+/// The number of the client whose command runs.
+pub fn client_id(context: &Context) -> u64 {
+    // SAFETY: the context is that of the running command.
+    unsafe { raw::RedisModule_GetClientId.map_or(0, |id| id(context.get_raw())) }
 }
 
 /// The server's clock.
@@ -78,16 +85,14 @@ pub fn write(context: &Context, asked: Asked<'_>) -> Result<Answer> {
     let mut key = WritableKey::open(context, asked.id, asked.name)?;
     let (planned, answer) = match key.item() {
         Some(item) => plan(&digest_key, asked.id, Current::Item(item), asked.operation, now)?,
-        None => with_absent(database, asked.id, |head| {
-            plan(&digest_key, asked.id, Current::Absent(head), asked.operation, now)
-        })??,
+        None => plan_absent(database, asked.id, &digest_key, asked.operation, now)?,
     };
     match planned {
         None => refresh_ttl(place, &mut key, asked.ttl),
         Some(planned) => {
             // What stays here waits for no link.
             if !matches!(&planned.change, Change::Store(item) if item.local()) {
-                check_backpressure(database)?;
+                check_backpressure(database, std::iter::once(asked.id))?;
             }
             if commit(place, &mut key, planned, asked.ttl, Writer::Client)? {
                 blocked::wake(database);
@@ -102,7 +107,7 @@ pub fn write(context: &Context, asked: Asked<'_>) -> Result<Answer> {
 pub fn write_all(context: &Context, batch: Vec<Asked<'_>>) -> Result<Vec<Answer>> {
     let database = selected(context);
     let (digest_key, now) = (digest_key()?, now()?);
-    check_backpressure(database)?;
+    check_backpressure(database, batch.iter().map(|asked| asked.id))?;
     let mut answers = Vec::with_capacity(batch.len());
     let mut changes: Vec<(&str, &RedisString, Ttl, Planned)> = Vec::new();
     let mut unchanged: Vec<(&str, &RedisString, Ttl)> = Vec::new();
@@ -116,9 +121,7 @@ pub fn write_all(context: &Context, batch: Vec<Asked<'_>>) -> Result<Vec<Answer>
             Some(Change::Remove(tombstone)) => {
                 plan(&digest_key, id, Current::Absent(Some(&tombstone.head())), operation, now)
             }
-            Some(Change::Drop) => with_absent(database, id, |head| {
-                plan(&digest_key, id, Current::Absent(head), operation, now)
-            })?,
+            Some(Change::Drop) => plan_absent(database, id, &digest_key, operation, now),
             None => decide_stored(context, database, (id, name), &digest_key, operation, now),
         };
         let (planned, answer) = decided.map_err(|error| error.at_item(index, id))?;
@@ -162,9 +165,7 @@ fn decide_stored(
     })?;
     match (found.flatten(), operation) {
         (Some(decided), _) => decided,
-        (None, Some(operation)) => {
-            with_absent(database, id, |head| plan(digest_key, id, Current::Absent(head), operation, now))?
-        }
+        (None, Some(operation)) => plan_absent(database, id, digest_key, operation, now),
         (None, None) => Err(Error::corrupt("batch", "an operation was decided twice")),
     }
 }
@@ -181,6 +182,10 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
             let since = database.binding(retention).bound_since(now);
+            if let Some(known) = database.ghosts.get(id) {
+                let is_settled = writer != Writer::Client && database.pending.get(id).is_none();
+                return decide_apply_gone(&digest_key, id, known, &revision.head(), is_settled);
+            }
             let current = database.tombstones.get(id).map(Revision::head);
             // One that may be dropped any moment does not bind what a link brings.
             let current = current.filter(|head| {
@@ -202,12 +207,123 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
         }
         // The link offers less than is here: it must have missed this revision.
         Outcome::Stale if matches!(writer, Writer::Link(_)) => {
-            engine::with_database(database, |database| database.pending.written(id, None, None))?;
-            blocked::wake(database);
+            // Of a copy that has left for good nothing can be taken but what is aside.
+            let seq = engine::with_database(database, |database| {
+                let is_gone = database.ghosts.get(id).is_some();
+                if is_gone { None } else { database.pending.written(id, None, None) }
+            })?;
+            if let Some(seq) = seq {
+                context.replicate("TANDEM.EFFECT", &["QUEUE", id, &seq.to_string()]);
+                blocked::wake(database);
+            }
         }
-        Outcome::Stale | Outcome::Unchanged => {}
+        Outcome::Unchanged => {
+            if let Writer::Link(link) = writer {
+                stands_on_both_sides(context, (database, id), &digest_key, &revision, link)?;
+            }
+        }
+        Outcome::Stale => {}
     }
     Ok(applied)
+}
+
+/// A link has brought what is here already, or what has left here: the other side has it, whatever was thought before.
+fn stands_on_both_sides(
+    context: &Context,
+    (number, id): (i32, &str),
+    key: &DigestKey,
+    revision: &Revision,
+    link: &str,
+) -> Result<()> {
+    let (digest, state) = (revision.digest(key, id), revision.head().live.map(|live| live.state));
+    let changed = engine::with_database(number, |database| {
+        if let Some(link) = database.pending.link_mut(link) {
+            link.refused.remove(id);
+        }
+        let (version, known) = database.ghosts.get(id)?;
+        if known == digest {
+            return None;
+        }
+        database.becomes_ghost(id, version, digest.zip(state));
+        Some(Gone::of(database, id, version).encode())
+    })?;
+    if let Some(gone) = changed {
+        context.replicate("TANDEM.EFFECT", &[b"EXPIRED".as_slice(), id.as_bytes(), &gone]);
+    }
+    Ok(())
+}
+
+/// What a link brings for a ghost, if it is what has left: it is there for the commands that wait for it, and stays away
+/// from the keyspace. Errors: `CORRUPT`.
+pub fn recall(number: i32, id: &str, encoded: &[u8]) -> Result<()> {
+    let revision = codec::decode(encoded, Source::Foreign)?;
+    let digest = revision.digest(&digest_key()?, id);
+    engine::with_database(number, |database| {
+        let is_what_left =
+            digest.is_some() && database.ghosts.get(id).is_some_and(|(_, known)| known == digest);
+        if is_what_left {
+            database.recalled.insert(id.into(), Item::new(revision, false));
+        }
+    })
+}
+
+/// Runs `work` on what the other side has of a ghost, if it was recalled.
+pub fn with_recalled<T>(number: i32, id: &str, work: impl FnOnce(&Item) -> T) -> Result<Option<T>> {
+    let item = engine::with_database(number, |database| database.recalled.remove(id))?;
+    let Some(item) = item else { return Ok(None) };
+    let done = work(&item);
+    engine::with_database(number, |database| database.recalled.insert(id.into(), item))?;
+    Ok(Some(done))
+}
+
+/// Decides on what is known of an id that is not in the keyspace.
+fn plan_absent(
+    number: i32,
+    id: &str,
+    key: &DigestKey,
+    operation: Operation,
+    now: Timestamp,
+) -> Result<(Option<Planned>, Answer)> {
+    let mut operation = Some(operation);
+    let recalled = with_recalled(number, id, |item| {
+        operation.take().map(|operation| plan(key, id, Current::Item(item), operation, now))
+    })?;
+    match (recalled.flatten(), operation) {
+        (Some(decided), _) => decided,
+        (None, Some(Operation::Remove(request))) if is_gone(number, id)? => {
+            let version = engine::with_database(number, |database| database.absent_version(id))?;
+            plan_removal_of_gone(key, id, version, request, now)
+        }
+        (None, Some(operation)) => {
+            with_absent(number, id, |head| plan(key, id, Current::Absent(head), operation, now))?
+        }
+        (None, None) => Err(Error::corrupt("write", "an operation was decided twice")),
+    }
+}
+
+/// Whether the copy of an id has left for good while the other side has it.
+fn is_gone(number: i32, id: &str) -> Result<bool> {
+    engine::with_database(number, |database| {
+        !database.tombstones.contains_key(id)
+            && database.ghosts.get(id).is_some_and(|(_, digest)| digest.is_some())
+    })
+}
+
+/// A copy has expired on the master, or before the restart.
+pub fn replay_expiry(context: &Context, id: &str, gone: &Gone<'_>) -> Result<()> {
+    let number = selected(context);
+    let name = keys::name(context, id);
+    let mut key = WritableKey::open(context, id, &name)?;
+    if key.item().is_some_and(|item| !item.local()) {
+        // Its leaving goes into the books as on the master.
+        key.delete();
+    }
+    drop(key);
+    engine::with_database(number, |database| {
+        database.pending.expired(id);
+        database.becomes_ghost(id, gone.version, gone.copy);
+        database.pending.restore_seq(gone.last_seq);
+    })
 }
 
 /// Stores the effect of a command that ran on the master or before the restart: nothing is decided again.
@@ -240,15 +356,14 @@ pub fn digest_key() -> Result<DigestKey> {
     engine::with(|engine| engine.key.clone())
 }
 
-/// Gives `work` what is known of an id that is not in the keyspace: its tombstone, or the version that a dropped copy
-/// had, from which a new write counts on; else it would lose against what the link already took.
+/// Gives `work` what is known of an id that is not in the keyspace: its tombstone, or the version that the copy had which
+/// has left, from which a new write counts on; else it would lose against what the link already took.
 fn with_absent<T>(database: i32, id: &str, work: impl FnOnce(Option<&Head<'_>>) -> T) -> Result<T> {
     engine::with_database(database, |database| {
         if let Some(tombstone) = database.tombstones.get(id) {
             return work(Some(&tombstone.head()));
         }
-        let version = database.pending.dropped_version(id);
-        match version.or_else(|| database.expired.get(id).copied()) {
+        match database.absent_version(id) {
             Some(version) => {
                 let timestamp = Timestamp::EPOCH;
                 work(Some(&Head { version, timestamp, audit: None, live: None::<LiveHead<'_>> }))
@@ -287,7 +402,15 @@ fn commit(
     let seq = if local {
         None
     } else {
-        engine::with_database(database, |database| database.pending.written(id, origin, None))?
+        let client = (writer == Writer::Client).then(|| client_id(context));
+        engine::with_database(database, |database| {
+            let seq = database.pending.written(id, origin, None);
+            if let Some(client) = client.filter(|_| database.pending.has_links()) {
+                let lacking = database.pending.links().filter(|(_, link)| !takes(&link.scope, id));
+                database.clients.wrote(client, seq, lacking.map(|(name, _)| name));
+            }
+            seq
+        })?
     };
     let expires_at = if live && ttl != Ttl::Clear { key.expires_at() } else { -1 };
     replicate(place, kind, &encoded, &Effect { seq: seq.unwrap_or(0), expires_at, origin });
@@ -339,6 +462,8 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
         if let Some(tombstone) = tombstone {
             database.version_high = database.version_high.max(Some(tombstone.version));
             database.tombstones.insert(id.into(), tombstone);
+            database.ghosts.remove(id);
+            database.recalled.remove(id);
         }
     })
 }
@@ -408,11 +533,13 @@ fn kind_of(writer: Writer<'_>) -> &'static std::ffi::CStr {
     }
 }
 
-fn check_backpressure(database: i32) -> Result<()> {
+/// What no link takes waits for none.
+fn check_backpressure<'a>(database: i32, mut ids: impl Iterator<Item = &'a str>) -> Result<()> {
     engine::with(|engine| {
         let limit = engine.pending_bytes_max;
-        let actual = engine.databases.get(&database).map_or(0, |database| database.pending.bytes());
-        if actual > limit {
+        let Some(database) = engine.databases.get(&database) else { return Ok(()) };
+        let actual = database.pending.bytes();
+        if actual > limit && ids.any(|id| database.pending.is_taken(id)) {
             engine.refused_writes += 1;
             return Err(Error::Backpressure { what: "the set waiting for links (bytes)", actual, limit });
         }
@@ -452,6 +579,53 @@ impl<'a> Effect<'a> {
             expires_at: i64::from_le_bytes(*expires_at),
             origin: Some(origin).filter(|origin| !origin.is_empty()),
         })
+    }
+}
+
+/// What a replica must know of a copy that has left for good: `TANDEM.EFFECT EXPIRED id gone`. Version and last sequence
+/// number (u64, u64), little-endian; and of one that the other side has, 32 bytes of digest and the state.
+pub struct Gone<'a> {
+    /// The version that the copy had.
+    pub version: Version,
+    /// The number that was given last in the links' books.
+    pub last_seq: u64,
+    /// Digest and state of the copy, none if the other side does not have it.
+    pub copy: Option<(Digest, &'a str)>,
+}
+
+impl<'a> Gone<'a> {
+    /// What is to be said of a ghost.
+    pub fn of(database: &'a Database, id: &str, version: Version) -> Gone<'a> {
+        let index = database.ghosts.index();
+        Gone { version, last_seq: database.pending.last_seq(), copy: index.get(id).zip(index.state(id)) }
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80);
+        out.extend(self.version.get().to_le_bytes());
+        out.extend(self.last_seq.to_le_bytes());
+        if let Some((digest, state)) = self.copy {
+            out.extend(digest.0);
+            out.extend(state.as_bytes());
+        }
+        out
+    }
+
+    /// Reads what `encode` wrote. Errors: `CORRUPT`.
+    pub fn decode(bytes: &'a [u8]) -> Result<Gone<'a>> {
+        let refused = || Error::corrupt("expiry", "it is cut short or no text");
+        let (version, rest) = bytes.split_first_chunk::<8>().ok_or_else(refused)?;
+        let (last_seq, copy) = rest.split_first_chunk::<8>().ok_or_else(refused)?;
+        let copy = match copy.split_first_chunk::<32>() {
+            Some((digest, state)) => {
+                Some((Digest(*digest), std::str::from_utf8(state).map_err(|_| refused())?))
+            }
+            None if copy.is_empty() => None,
+            None => return Err(refused()),
+        };
+        let version = Version::new(u64::from_le_bytes(*version).into())?;
+        Ok(Gone { version, last_seq: u64::from_le_bytes(*last_seq), copy })
     }
 }
 

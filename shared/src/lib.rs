@@ -25,6 +25,7 @@ pub mod id;
 pub mod index;
 pub mod join;
 pub mod limits;
+pub mod link;
 pub mod owner;
 pub mod paths;
 pub mod reconcile;

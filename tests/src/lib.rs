@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod by_hand;
 pub mod census;
 pub mod cluster;
 pub mod data;

@@ -4,6 +4,7 @@ use ::redis::cluster::ClusterConnection;
 use ::redis::{RedisResult, Value};
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tandem_tests::by_hand;
 use tandem_tests::cluster::Cluster;
 use tandem_tests::pair::{count_of_postgres, count_of_redis, root_of_postgres};
 use tandem_tests::postgres::{self as pg, Postgres};
@@ -152,8 +153,7 @@ fn a_node_takes_nothing_that_another_serves() {
     let mut node = cluster.nodes[0].connect();
     let own = cluster.id_in("own.", 0..5000);
     let foreign = cluster.id_in("foreign.", 6000..16384);
-    let check = tandem_shared::digest::hex(&tandem_shared::DigestKey::new(b"").check());
-    ask(&mut node, &["TANDEM.LINK", "ATTACH", "pg", &check]);
+    by_hand::attach(&mut node, "pg");
     let mut batch = |id: &str| {
         let json = format!("[{{\"op\":\"put\",\"id\":\"{id}\",\"payload\":1}}]");
         send(&mut node, &["TANDEM.BATCH", &json])

@@ -2,6 +2,9 @@
 
 use ::redis::Connection;
 use postgres::Client;
+use tandem_shared::decide::Retention;
+use tandem_shared::link::Attachment;
+use tandem_tests::by_hand;
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres::{self as pg, Postgres};
 use tandem_tests::redis::{self, Redis, ask, ask_number, ask_text};
@@ -120,24 +123,18 @@ fn redis_forgets_what_no_link_waits_for_and_tells_its_replica_and_its_file() {
     let mut to_replica = replica.connect();
     let mut connection = master.connect();
     ask(&mut to_replica, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-    let check = tandem_shared::digest::hex(&tandem_shared::DigestKey::new(b"").check());
     for id in ["early", "late"] {
         ask(&mut connection, &["TANDEM.PUT", id, "1"]);
     }
     ask(&mut connection, &["TANDEM.REMOVE", "early"]);
-    let attach = |connection: &mut ::redis::Connection| match ask(
-        connection,
-        &["TANDEM.LINK", "ATTACH", "pg", &check, "1000"],
-    ) {
-        ::redis::Value::Array(words) => match &words[3] {
-            ::redis::Value::BulkString(run) => String::from_utf8_lossy(run).into_owned(),
-            other => panic!("{other:?}"),
-        },
-        other => panic!("{other:?}"),
-    };
+    let attachment = Attachment { retention: Retention::of_ms(1000), ..by_hand::attachment("pg") };
+    let attach = |connection: &mut ::redis::Connection| by_hand::attach_as(connection, &attachment).run;
     // What was removed before its first contact waits for the link, too.
     let run = attach(&mut connection);
-    ask(&mut connection, &["TANDEM.LINK", "ACK", "pg", &run, "1000"]);
+    assert_eq!(ask_number(&mut connection, &["TANDEM.LINK", "PENDING"]), 1);
+    let pulled = by_hand::pull(&mut connection, "pg", &run, 0);
+    assert!(matches!(&pulled[..], [(_, id, Some(_))] if id == "early"), "{pulled:?}");
+    by_hand::acknowledge(&mut connection, "pg", &run, pulled[0].0);
     ask(&mut connection, &["TANDEM.REMOVE", "late"]);
     wait::until("only the one that waits is left, on both", DEADLINE, || {
         tombstones_of_redis(&mut connection) == 1 && tombstones_of_redis(&mut to_replica) == 1

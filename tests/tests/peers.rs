@@ -4,6 +4,7 @@ use ::redis::Value;
 use postgres::Client;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use tandem_tests::by_hand;
 use tandem_tests::postgres::{self as pg, Postgres};
 use tandem_tests::redis::{self, Redis, ask, ask_text};
 use tandem_tests::sql::{error_text, refused, rows, run, value};
@@ -121,7 +122,7 @@ impl Store {
                 run(&mut client, "UPDATE tandem.links SET needs_check = false");
             }
             Store::Redis(server) => {
-                ask(&mut server.connect(), &["TANDEM.LINK", "ATTACH", "away", &key_check()]);
+                by_hand::attach(&mut server.connect(), "away");
             }
         }
         self.put(id, "1");
@@ -130,10 +131,6 @@ impl Store {
     fn is_redis(&self) -> bool {
         matches!(self, Store::Redis(_))
     }
-}
-
-fn key_check() -> String {
-    tandem_shared::digest::hex(&tandem_shared::DigestKey::new(b"").check())
 }
 
 /// A Postgres that runs checks, and others. `here` is one of the stores, too.

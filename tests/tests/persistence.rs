@@ -3,31 +3,16 @@
 
 use ::redis::{Connection, Value};
 use std::collections::BTreeSet;
+use tandem_tests::by_hand::{self, attach};
 use tandem_tests::census::{Census, check_redis};
 use tandem_tests::pair::{Pair, count_of_postgres, root_of_postgres, root_of_redis};
 use tandem_tests::postgres as pg;
-use tandem_tests::redis::{Options, Redis, ask, ask_number, ask_text};
+use tandem_tests::redis::{Options, Redis, ask, ask_number, ask_text, send};
 use tandem_tests::sql::{run, value};
 use tandem_tests::wait::{self, DEADLINE};
 
 /// Databases that hold something, or held something once.
 const DATABASES: [&str; 4] = ["0", "3", "4", "5"];
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        other => panic!("{other:?} is not text"),
-    }
-}
-
-/// Attaches a link, which changes nothing where it is known; the run.
-fn attach(redis: &mut Connection, link: &str) -> String {
-    let check = tandem_shared::digest::hex(&tandem_shared::DigestKey::new(b"").check());
-    let Value::Array(words) = ask(redis, &["TANDEM.LINK", "ATTACH", link, &check]) else {
-        panic!("ATTACH answers with a record")
-    };
-    text(&words[3])
-}
 
 /// All that one database has, by what its commands say.
 #[derive(Debug, PartialEq)]
@@ -37,6 +22,8 @@ struct Books {
     /// Ids and revisions that a pull from the beginning gives.
     waiting: BTreeSet<(String, Option<Vec<u8>>)>,
     removed: Value,
+    /// The number given last.
+    seq: i64,
 }
 
 fn books(redis: &mut Connection, when: &str) -> Vec<Books> {
@@ -44,23 +31,16 @@ fn books(redis: &mut Connection, when: &str) -> Vec<Books> {
     for database in DATABASES {
         ask(redis, &["SELECT", database]);
         let census = check_redis(redis, &format!("{when}, in database {database}"));
+        for link in ["pg", "second", "third"] {
+            // What was compared with whom is no part of the books.
+            let _ = send(redis, &["TANDEM.LINK", "READY", link]);
+        }
         let links = ask(redis, &["TANDEM.LINK", "LIST"]);
-        let run = attach(redis, "pg");
-        let Value::Array(pulled) =
-            ask(redis, &["TANDEM.LINK", "PULL", "pg", &run, "0", "1000", "10000000", "0"])
-        else {
-            panic!("PULL answers with an array")
-        };
-        let entry = |entry: Value| match entry {
-            Value::Array(words) => match (&words[1], &words[2]) {
-                (id, Value::BulkString(revision)) => (text(id), Some(revision.clone())),
-                (id, _) => (text(id), None),
-            },
-            other => panic!("{other:?} is not an entry"),
-        };
-        let waiting = pulled.into_iter().map(entry).collect();
+        let by_hand::Attached { run, seq, .. } = by_hand::attach_as(redis, &by_hand::attachment("pg"));
+        let pulled = by_hand::pull(redis, "pg", &run, 0);
+        let waiting = pulled.into_iter().map(|(_, id, revision)| (id, revision)).collect();
         let removed = ask(redis, &["TANDEM.LINK", "FETCH", "a.001", "a.002", "only", "a.1"]);
-        all.push(Books { census, links, waiting, removed });
+        all.push(Books { census, links, waiting, removed, seq });
     }
     ask(redis, &["SELECT", "0"]);
     all
@@ -252,15 +232,11 @@ fn the_books_reach_replicas_whole_and_in_part_and_survive_a_promotion() {
     ask(&mut to_replica, &["REPLICAOF", "NO", "ONE"]);
     assert_eq!(books(&mut to_replica, "on the promoted replica"), before);
     // It counts on where its master was.
-    let seq = |words: Value| match words {
-        Value::Array(words) => words[7].clone(),
-        other => panic!("{other:?}"),
-    };
-    let check = tandem_shared::digest::hex(&tandem_shared::DigestKey::new(b"").check());
-    let was = seq(ask(&mut to_replica, &["TANDEM.LINK", "ATTACH", "pg", &check]));
+    let seq = |redis: &mut Connection| by_hand::attach_as(redis, &by_hand::attachment("pg")).seq;
+    let was = seq(&mut to_replica);
+    assert_eq!(was, before[0].seq, "the numbers agree");
     ask(&mut to_replica, &["TANDEM.PUT", "own", "1"]);
-    let is_now = seq(ask(&mut to_replica, &["TANDEM.LINK", "ATTACH", "pg", &check]));
-    assert!(matches!((was, is_now), (Value::Int(was), Value::Int(is_now)) if is_now == was + 1));
+    assert_eq!(seq(&mut to_replica), was + 1);
 }
 
 #[test]

@@ -4,9 +4,9 @@
 use ::redis::{Connection, Value};
 use postgres::Client;
 use tandem_shared::codec::encode;
-use tandem_shared::digest::hex;
-use tandem_shared::{Body, Content, ContentType, DigestKey, Revision, State, Timestamp, Version};
+use tandem_shared::{Body, Content, ContentType, Revision, State, Timestamp, Version};
 use tandem_tests::answer::Answer;
+use tandem_tests::by_hand;
 use tandem_tests::postgres::{self as pg, Postgres};
 use tandem_tests::redis::{self, Redis, ask, ask_number};
 use tandem_tests::request::{Page, PutOption, Request};
@@ -184,11 +184,7 @@ const LINK: &str = "by hand";
 
 impl Worker {
     fn attach(mut connection: Connection) -> Worker {
-        let check = hex(&DigestKey::new(b"").check());
-        let reply = ask(&mut connection, &["TANDEM.LINK", "ATTACH", LINK, &check]);
-        let Value::Array(words) = reply else { panic!("ATTACH answers with a record") };
-        let Value::BulkString(run) = &words[3] else { panic!("a run is text") };
-        let run = String::from_utf8(run.clone()).expect("a run is text");
+        let run = by_hand::attach(&mut connection, LINK);
         Worker { connection, run }
     }
 

@@ -8,25 +8,8 @@ use crate::worker::{Retried, is_preloaded, retry};
 use pgrx::prelude::*;
 use tandem_shared::Error;
 use tandem_shared::error::shown;
-use tandem_shared::id::check_prefix;
+use tandem_shared::link::{Scope, check_name};
 use tandem_shared::request::page_limit;
-
-/// Longest name of a link: it is part of a worker's name, which Postgres cuts at 96 bytes.
-const NAME_BYTES_MAX: usize = 48;
-
-/// What a check calls this Postgres.
-pub const LOCAL: &str = "local";
-
-fn check_choice(what: &str, value: &str, choices: &[&str]) -> Result<(), Error> {
-    if choices.contains(&value) {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        format!("{what} {}", shown(value)),
-        "is not known",
-        format!("give one of {}", choices.join(", ")),
-    ))
-}
 
 /// There is no link of that name.
 pub fn no_link(name: &str) -> Error {
@@ -76,35 +59,8 @@ fn link(
     answer((|| {
         let (url, mode) = (given("url", url)?, given("mode", mode)?);
         let (prefix, direction) = (given("prefix", prefix)?, given("direction", direction)?);
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(|letter: char| letter.is_control())
-        {
-            return Err(Error::invalid(
-                format!("link name {}", shown(name)),
-                "is not usable",
-                format!("give 1 to {NAME_BYTES_MAX} bytes without control characters"),
-            )
-            .into());
-        }
-        // Where a link is named, a peer may be too.
-        if name.contains("://") || name == LOCAL {
-            return Err(Error::invalid(
-                format!("link name {}", shown(name)),
-                "is what a check calls one of its peers",
-                "give a name without ://, other than local",
-            )
-            .into());
-        }
-        check_choice("mode", mode, &["mirror", "cache"])?;
-        check_choice("direction", direction, &["both", "to_redis", "from_redis"])?;
-        check_prefix(prefix)?;
-        if mode == "cache" && direction == "from_redis" {
-            return Err(Error::invalid(
-                "direction from_redis",
-                "brings nothing to a cache",
-                "give direction both or to_redis, or mode mirror",
-            )
-            .into());
-        }
+        check_name(name)?;
+        Scope::parse(prefix, mode, direction)?;
         if check_every.is_some_and(|pause| pause.as_micros() <= 0) {
             return Err(Error::invalid(
                 "check_every",

@@ -1,19 +1,20 @@
 //! reconcile and reconcile_peers: a check of two sides inside its caller's transaction.
 
 use super::arguments::given;
-use super::links::{LOCAL, no_link};
+use super::links::no_link;
 use crate::error::{Outcome, answer};
 use crate::settings;
 use crate::snapshot;
 use crate::store;
 use crate::worker::{
     Attach, Books, Broken, Database, Failed, Here, Local, Peer, Refused, Report, Run, Shards, Task, Ways,
-    begin, carried, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner, redis_name,
+    begin, check, check_held, config_of, finish, is_postgres, key_check, name_of, owner, redis_name,
     savepoint,
 };
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
 use tandem_shared::id::{Range, check_prefix};
+use tandem_shared::link::{LOCAL, Scope};
 use tandem_shared::{Error, Revision};
 use tokio_postgres::Config;
 
@@ -62,25 +63,22 @@ struct Linked {
     name: String,
     url: String,
     run: String,
-    prefix: String,
-    is_cache: bool,
-    ways: Ways,
+    scope: Scope,
 }
 
 fn linked(name: &str) -> Outcome<Linked> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT url, prefix, direction, mode = 'cache', run FROM tandem.links WHERE name = $1",
+            "SELECT url, prefix, direction, mode, run FROM tandem.links WHERE name = $1",
             None,
             &[name.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Err(no_link(name).into()) };
+        let word = |place: usize| Outcome::Ok(row.get::<String>(place)?.unwrap_or_default());
         Ok(Linked {
             name: name.to_owned(),
             url: row.get(1)?.unwrap_or_default(),
-            prefix: row.get(2)?.unwrap_or_default(),
-            ways: Ways::of(row.get::<&str>(3)?.unwrap_or_default()),
-            is_cache: row.get::<bool>(4)? == Some(true),
+            scope: Scope::parse(&word(2)?, &word(4)?, &word(3)?)?,
             run: row.get(5)?.unwrap_or_default(),
         })
     })
@@ -124,11 +122,12 @@ impl Side {
     ) -> Result<Box<dyn Peer + 'a>, Broken> {
         Ok(match self {
             Side::Here => Box::new(Here { local: Within, link, origin: link.unwrap_or(origin) }),
-            Side::Link(Linked { url, run, .. }) => {
+            Side::Link(Linked { url, run, scope, .. }) => {
                 let attach = if dry_run {
                     Attach::Not
                 } else {
-                    Attach::AsItIs(owner().map_err(|failure| Broken(failure.to_string()))?)
+                    let owner = owner().map_err(|failure| Broken(failure.to_string()))?;
+                    Attach::As { owner, scope: scope.clone(), is_check: true }
                 };
                 Box::new(Shards::open(url, &Shards::addresses(run), link, attach)?)
             }
@@ -244,14 +243,14 @@ fn compare(left: Side, right: Side, asked: &Asked<'_>) -> Outcome<ReconcileRow> 
         _ => None,
     };
     let (mirrored, cached) = match link {
-        Some(link) => carried(&link.prefix, link.is_cache)?,
+        Some(link) => link.scope.ranges(),
         None => (vec![Range::all()], None),
     };
     let wanted = |range: Range| Some(range.intersection(&asked.range)).filter(|range| !range.is_empty());
     let (mirrored, cached) = (mirrored.into_iter().filter_map(wanted).collect(), cached.and_then(wanted));
     let ways = match (asked.dry_run, link) {
         (true, _) => Ways::NONE,
-        (false, Some(link)) => link.ways,
+        (false, Some(link)) => Ways::of(&link.scope),
         (false, None) => Ways::BOTH,
     };
     let name = match &left {

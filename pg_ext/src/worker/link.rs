@@ -1,26 +1,20 @@
 //! A link as its processes see it: its row, what it carries, and what they note of it.
 
-use super::connection::Broken;
 use super::log::Position;
 use super::repair::Ways;
 use super::shards::Attach;
 use crate::error::Outcome;
 use pgrx::prelude::*;
-use tandem_shared::id::Range;
+use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
-
-/// Prefix of tandem's own documents, which every link carries.
-const RESERVED_PREFIX: &str = "tandem/";
 
 /// A link's row.
 #[derive(Clone)]
 pub struct Link {
     /// Address of Redis.
     pub url: String,
-    /// Ids under it are carried.
-    pub prefix: String,
-    /// Redis holds what was read or written there, and not everything.
-    pub is_cache: bool,
+    /// What it carries.
+    pub scope: Scope,
     /// Who takes what from whom.
     pub ways: Ways,
     /// Redis has the log up to here.
@@ -47,74 +41,31 @@ impl Link {
                 "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
                     l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
                         WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
-                    l.mode = 'cache' \
+                    l.mode \
                  FROM tandem.links l WHERE l.name = $1",
                 None,
                 &[name.into()],
             )?;
             let Some(row) = rows.into_iter().next() else { return Ok(None) };
-            let direction = row.get::<String>(3)?.unwrap_or_default();
+            let word = |place: usize| Outcome::Ok(row.get::<String>(place)?.unwrap_or_default());
+            let scope = Scope::parse(&word(2)?, &word(10)?, &word(3)?)?;
             Ok(Some(Link {
-                url: row.get::<String>(1)?.unwrap_or_default(),
-                prefix: row.get::<String>(2)?.unwrap_or_default(),
-                ways: Ways::of(&direction),
+                url: word(1)?,
+                ways: Ways::of(&scope),
+                scope,
                 position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
                 needs_check: row.get::<bool>(6)?.unwrap_or(true),
                 run: row.get::<String>(7)?,
                 check_due: row.get::<bool>(9)? == Some(true),
-                is_cache: row.get::<bool>(10)? == Some(true),
                 is_paused: row.get::<bool>(8)? == Some(true),
             }))
         })
     }
 
-    /// Mode and prefix under which Redis may ask for what it does not have.
-    pub fn source(&self, owner: Owner) -> Attach {
-        let mode = match (self.ways.to_right, self.is_cache) {
-            (false, _) => "none",
-            (true, true) => "cache",
-            (true, false) => "mirror",
-        };
-        Attach::Source { owner, mode, prefix: self.prefix.clone() }
+    /// The link's session as Redis is to know it.
+    pub fn session(&self, owner: Owner) -> Attach {
+        Attach::As { owner, scope: self.scope.clone(), is_check: false }
     }
-
-    /// Whether the link carries an id.
-    pub fn carries(&self, id: &str) -> bool {
-        id.starts_with(&self.prefix) || id.starts_with(RESERVED_PREFIX)
-    }
-
-    /// Whether Redis is to have an id at all times.
-    pub fn mirrors(&self, id: &str) -> bool {
-        !self.is_cache || id.starts_with(RESERVED_PREFIX)
-    }
-
-    /// As [`carried`].
-    pub fn carried(&self) -> Result<(Vec<Range>, Option<Range>), Broken> {
-        carried(&self.prefix, self.is_cache).map_err(|error| Broken(error.to_string()))
-    }
-}
-
-/// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some.
-pub fn carried(prefix: &str, is_cache: bool) -> tandem_shared::Result<(Vec<Range>, Option<Range>)> {
-    if is_cache {
-        Ok((vec![Range::of_prefix(RESERVED_PREFIX)?], Some(Range::of_prefix(prefix)?)))
-    } else {
-        Ok((ranges(prefix)?, None))
-    }
-}
-
-/// The ranges of ids that a link carries.
-fn ranges(prefix: &str) -> tandem_shared::Result<Vec<Range>> {
-    let own = Range::of_prefix(prefix)?;
-    if RESERVED_PREFIX.starts_with(prefix) || prefix.starts_with(RESERVED_PREFIX) {
-        // One contains the other; the wider one is enough.
-        return Ok(vec![if prefix.len() > RESERVED_PREFIX.len() {
-            Range::of_prefix(RESERVED_PREFIX)?
-        } else {
-            own
-        }]);
-    }
-    Ok(vec![own, Range::of_prefix(RESERVED_PREFIX)?])
 }
 
 /// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's.

@@ -24,7 +24,6 @@ mod transaction;
 pub use checks::{Run, begin, finish};
 pub use connection::{Broken, check_url, redis_name};
 pub use letters::{Retried, retry};
-pub use link::carried;
 pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
 pub use postgres_peer::{Database, config_of, is_postgres, name_of};
 pub use remote::owner;

@@ -7,6 +7,7 @@ use super::shards::{Shard, Shards};
 use crate::fault_point::{self, Point};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
+use tandem_shared::link::Acknowledgement;
 
 /// Entries asked for in one pull.
 const PULL_ITEMS: usize = 2000;
@@ -25,6 +26,8 @@ pub struct Node {
     asked: Option<Instant>,
     after: u64,
     acknowledged: u64,
+    /// Ids whose revision was set aside since the last acknowledgement.
+    refused: Vec<String>,
 }
 
 impl Node {
@@ -36,6 +39,7 @@ impl Node {
             asked: None,
             after: 0,
             acknowledged: 0,
+            refused: Vec::new(),
         })
     }
 
@@ -78,9 +82,10 @@ impl Node {
         Remote::pulled(self.pull.receive()?)
     }
 
-    /// What was pulled up to here is in Postgres.
-    pub fn taken(&mut self, seq: u64) {
+    /// What was pulled up to here is in Postgres, but for the revisions of ids that were set aside.
+    pub fn taken(&mut self, seq: u64, refused: Vec<String>) {
         self.after = seq;
+        self.refused.extend(refused);
     }
 
     /// Acknowledges what is in Postgres.
@@ -88,7 +93,12 @@ impl Node {
         if self.after > self.acknowledged
             && let Some(mut talk) = shards.at(&self.address)
         {
-            talk.acknowledge(link, &self.run, self.after)?;
+            talk.acknowledge(&Acknowledgement {
+                link: link.to_owned(),
+                run: self.run.clone(),
+                seq: self.after,
+                refused: std::mem::take(&mut self.refused),
+            })?;
             self.acknowledged = self.after;
             fault_point::reach(Point::Acknowledged);
         }

@@ -3,7 +3,6 @@
 use super::connection::{Broken, Connection, reply_error};
 use super::peer::Answer;
 use crate::error;
-use crate::settings;
 use pgrx::prelude::*;
 use redis::Value;
 use std::collections::HashMap;
@@ -12,6 +11,7 @@ use tandem_shared::codec::{Source, decode};
 use tandem_shared::decide::Outcome;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
+use tandem_shared::link::{Acknowledgement, Attachment, check_protocol};
 use tandem_shared::owner::Owner;
 use tandem_shared::reconcile::{Entry, Replica};
 use tandem_shared::{Digest, Fingerprint, Revision};
@@ -29,14 +29,16 @@ pub struct Pulled {
 /// An id that is wanted in Redis, and what is to be stored where there is nothing, encoded.
 pub type Wanted = (String, Option<Vec<u8>>);
 
-/// This server.
+/// This database of this server.
 pub fn owner() -> error::Outcome<Owner> {
-    let (cluster, timeline) = Spi::get_two::<String, i64>(
-        "SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
-         FROM pg_control_system()",
+    let (cluster, timeline, database) = Spi::get_three::<String, i64, i64>(
+        "SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint, \
+            d.oid::bigint \
+         FROM pg_control_system(), pg_database d WHERE d.datname = current_database()",
     )?;
-    let timeline = u64::try_from(timeline.unwrap_or(0)).unwrap_or(0);
-    Ok(Owner { cluster: cluster.unwrap_or_default().into(), timeline })
+    let number = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
+    let (timeline, database) = (number(timeline), number(database));
+    Ok(Owner { cluster: cluster.unwrap_or_default().into(), timeline, database })
 }
 
 /// A Redis with the module loaded.
@@ -104,29 +106,18 @@ impl Remote<'_> {
         array(self.0.ask(&command)?)
     }
 
-    /// Attaches a link for a server. `source`: the mode and the prefix of what Redis may ask for; without one it is left as
-    /// it is. Returns the server's run and whether the link was not known.
-    pub fn attach(
-        &mut self,
-        link: &str,
-        key_check: &str,
-        owner: &Owner,
-        source: Option<(&str, &str)>,
-    ) -> Result<(String, bool), Broken> {
-        let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("ATTACH").arg(link).arg(key_check).arg(settings::tombstone_retention().ms());
-        command.arg(&*owner.cluster).arg(owner.timeline);
-        if let Some((mode, prefix)) = source {
-            command.arg(mode).arg(prefix);
-        }
-        let mut fields = Fields::of(self.0.ask(&command)?)?;
+    /// Attaches a link. Returns the server's run and whether the link was not known.
+    pub fn attach(&mut self, attachment: &Attachment) -> Result<(String, bool), Broken> {
+        let mut fields = Fields::of(self.0.ask(redis::cmd("TANDEM.LINK").arg(attachment.words()))?)?;
+        check_protocol("the module in Redis", integer(&fields.take("protocol")?)?)
+            .map_err(|error| Broken(error.to_string()))?;
         Ok((text(fields.take("run")?)?, integer(&fields.take("fresh")?)? == 1))
     }
 
     /// Detaches a link, unless it belongs to another server now.
     pub fn detach(&mut self, link: &str, owner: &Owner) -> Result<(), Broken> {
         let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("DETACH").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        command.arg("DETACH").arg(link).arg(&owner.words());
         self.0.ask(&command).map(drop)
     }
 
@@ -146,9 +137,9 @@ impl Remote<'_> {
         array(reply)?.into_iter().map(entry).collect()
     }
 
-    /// Acknowledges everything up to a sequence number.
-    pub fn acknowledge(&mut self, link: &str, run: &str, seq: u64) -> Result<(), Broken> {
-        self.0.ask(redis::cmd("TANDEM.LINK").arg("ACK").arg(link).arg(run).arg(seq)).map(drop)
+    /// Acknowledges what was taken.
+    pub fn acknowledge(&mut self, acknowledgement: &Acknowledgement) -> Result<(), Broken> {
+        self.0.ask(redis::cmd("TANDEM.LINK").arg(acknowledgement.words())).map(drop)
     }
 
     /// Says that everything was compared, or is to be compared again.
@@ -170,13 +161,7 @@ impl Remote<'_> {
         is_anew: bool,
     ) -> redis::Cmd {
         let mut command = redis::cmd("TANDEM.LINK");
-        command
-            .arg("WANTED")
-            .arg(link)
-            .arg(&*owner.cluster)
-            .arg(owner.timeline)
-            .arg(max)
-            .arg(block.as_millis() as u64);
+        command.arg("WANTED").arg(link).arg(&owner.words()).arg(max).arg(block.as_millis() as u64);
         if is_anew {
             command.arg("ANEW");
         }
@@ -206,7 +191,7 @@ impl Remote<'_> {
             _ => None,
         };
         let mut command = redis::cmd("TANDEM.LINK");
-        command.arg("FILL").arg(link).arg(&*owner.cluster).arg(owner.timeline);
+        command.arg("FILL").arg(link).arg(&owner.words());
         Ok(self.send_revisions(command, revisions)?.into_iter().map(refusal).collect())
     }
 

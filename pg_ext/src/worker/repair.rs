@@ -10,6 +10,7 @@ use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::Range;
 use tandem_shared::join::order;
+use tandem_shared::link::Scope;
 use tandem_shared::reconcile::{Drift, Entry, Options, Search, SearchError, Verdict};
 use tandem_shared::{DigestKey, Revision};
 
@@ -131,9 +132,9 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// As the column `direction` of `tandem.links` says; Postgres is on the left.
-    pub fn of(direction: &str) -> Ways {
-        Ways { to_left: direction != "to_redis", to_right: direction != "from_redis" }
+    /// As a link carries; Postgres is on the left.
+    pub fn of(scope: &Scope) -> Ways {
+        Ways { to_left: scope.to_postgres(), to_right: scope.to_redis() }
     }
 
     /// Each takes what the other has.

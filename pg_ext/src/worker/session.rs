@@ -80,6 +80,14 @@ struct Session {
     link: Option<Link>,
 }
 
+/// What became of revisions that were pulled.
+struct Taken {
+    /// A comparison is due: Redis dropped everything, or had no room for what it is to get back.
+    is_check_due: bool,
+    /// The ids of those that were set aside.
+    refused: Vec<String>,
+}
+
 /// What a comparison that is due is to be followed by: tombstones are in no comparison.
 enum Owed {
     /// Those of all ids.
@@ -166,7 +174,7 @@ impl Session {
         let Some(mut link) = self.link.clone() else { return Ok(()) };
         let owner = transaction(owner)?;
         let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
-        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.source(owner))?;
+        let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.session(owner))?;
         let mut nodes = Vec::new();
         Node::follow(&mut nodes, &talk)?;
         fault_point::reach(Point::Attached);
@@ -232,15 +240,14 @@ impl Session {
                 if let Some(last) = pulled.last().map(|entry| entry.seq) {
                     worked = true;
                     fault_point::reach(Point::Pulled);
-                    if self.join(&mut talk, &link, pulled, &mut filter)? {
+                    let Taken { is_check_due, refused } = self.join(&mut talk, &link, pulled, &mut filter)?;
+                    if is_check_due {
                         self.owe_check(&mut link)?;
                         owed = Some(Owed::Everything);
-                        if link.ways.to_right {
-                            talk.tell(|remote| remote.ready(&self.name, false))?;
-                        }
+                        talk.tell(|remote| remote.ready(&self.name, false))?;
                     }
                     fault_point::reach(Point::JoinCommitted);
-                    node.taken(last);
+                    node.taken(last, refused);
                 }
             }
             if worked {
@@ -275,9 +282,7 @@ impl Session {
         let before = link.position;
         if let Some(owed) = owed {
             self.whole_check(talk, link, owed, "attach")?;
-            if link.ways.to_right {
-                talk.tell(|remote| remote.ready(&self.name, true))?;
-            }
+            talk.tell(|remote| remote.ready(&self.name, true))?;
             self.set("state = 'streaming'")?;
         }
         if looked {
@@ -295,7 +300,7 @@ impl Session {
             return Ok(false);
         }
         let pushed = self.push_log(talk, link, filter)?;
-        let loaded = match link.carried()?.1 {
+        let loaded = match link.scope.ranges().1 {
             Some(range) => filter.load(talk, &self.name, &range)?,
             None => false,
         };
@@ -340,7 +345,7 @@ impl Session {
         self.set("state = 'checking'")?;
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(log::end)?;
-        if link.is_cache {
+        if link.scope.is_cache() {
             // What was read for Redis before that is there when its ids are compared.
             transaction(|| wait_for_fills(&self.name))?;
         }
@@ -348,7 +353,7 @@ impl Session {
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
         if link.ways.to_right {
-            for range in link.carried()?.0 {
+            for range in link.scope.ranges().0 {
                 self.push_tombstones(talk, &range, owed)?;
             }
         }
@@ -380,14 +385,14 @@ impl Session {
 
     /// A check of everything that is in the books, however it ends.
     fn recorded_check(&self, talk: &mut Shards, link: &Link, kind: &'static str) -> Result<Report, Broken> {
-        let run = Run { link: &self.name, kind, prefix: &link.prefix, dry_run: false };
+        let run = Run { link: &self.name, kind, prefix: link.scope.prefix(), dry_run: false };
         let run = transaction(|| checks::begin(&run))?;
         let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
         let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
         let mut progress = Progress { link: &self.name, run, told: None };
         let checked = (|| {
-            let (mirrored, cached) = link.carried()?;
+            let (mirrored, cached) = link.scope.ranges();
             check(&mut postgres, talk, &task, mirrored, &mut report, &mut progress)?;
             match cached {
                 Some(range) => check_held(&mut postgres, talk, &task, range, &mut report, &mut progress),
@@ -423,16 +428,16 @@ impl Session {
         Ok(())
     }
 
-    /// Joins pulled revisions. Returns whether a comparison is due: Redis dropped everything, or had no room for what
-    /// it is to get back.
+    /// Joins pulled revisions.
     fn join(
         &self,
         talk: &mut Shards,
         link: &Link,
         pulled: Vec<Pulled>,
         filter: &mut IdFilter,
-    ) -> Result<bool, Broken> {
+    ) -> Result<Taken, Broken> {
         let mut everything = false;
+        let mut refused = Vec::new();
         let mut back = BTreeSet::new();
         let mut operations = Vec::new();
         let count = pulled.len();
@@ -441,7 +446,7 @@ impl Session {
                 everything = true;
                 // Redis drops its filter with everything else.
                 *filter = IdFilter::Due;
-            } else if !link.carries(&entry.id) {
+            } else if !link.scope.carries(&entry.id) {
                 continue;
             } else if let Some(encoded) = entry.revision {
                 if !link.ways.to_left {
@@ -451,9 +456,10 @@ impl Session {
                     Ok(revision) => operations.push((entry.id, revision)),
                     Err(error) => {
                         self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
+                        refused.push(entry.id);
                     }
                 }
-            } else if link.mirrors(&entry.id) {
+            } else if link.scope.mirrors(&entry.id) {
                 back.insert(entry.id);
             }
         }
@@ -461,14 +467,16 @@ impl Session {
             Ok(joined) => joined,
             Err(_) => self.join_singly(&operations)?,
         };
-        if link.is_cache {
+        if link.scope.is_cache() {
             // Before it is acknowledged: from then on Redis may drop its copies, and asks the filter.
-            let come = operations.iter().map(|(id, _)| id).filter(|id| id.starts_with(&link.prefix));
+            let come = operations.iter().map(|(id, _)| id).filter(|id| link.scope.covers(id));
             filter.add(talk, &self.name, &come.cloned().collect::<Vec<_>>())?;
         }
         for ((id, _), outcome) in operations.iter().zip(joined) {
-            if outcome == Some(Joined::Stale) {
-                back.insert(id.clone());
+            match outcome {
+                Some(Joined::Stale) => drop(back.insert(id.clone())),
+                Some(_) => {}
+                None => refused.push(id.clone()),
             }
         }
         let mut owed = everything;
@@ -479,7 +487,7 @@ impl Session {
             }
         }
         transaction(|| link::note_pulled(&self.name, count))?;
-        Ok(owed)
+        Ok(Taken { is_check_due: owed, refused })
     }
 
     fn join_batch(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Failed> {
@@ -519,16 +527,16 @@ impl Session {
         let (position, name) = (link.position, self.name.clone());
         let log::Part { ids, come, end } = transaction(move || log::read(position, &name))?;
         let Some(end) = end else { return Ok(false) };
-        let mut ids: Vec<String> = ids.into_iter().filter(|id| link.carries(id)).collect();
-        if link.is_cache && !ids.is_empty() {
+        let mut ids: Vec<String> = ids.into_iter().filter(|id| link.scope.carries(id)).collect();
+        if link.scope.is_cache() && !ids.is_empty() {
             let held = talk.holds(&self.name, &ids)?;
             ids = ids.into_iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| id).collect();
         }
         let count = ids.len();
         fault_point::reach(Point::LogRead);
-        if link.is_cache {
+        if link.scope.is_cache() {
             // First, as it finds room also where revisions find none.
-            let come: Vec<String> = come.into_iter().filter(|id| id.starts_with(&link.prefix)).collect();
+            let come: Vec<String> = come.into_iter().filter(|id| link.scope.covers(id)).collect();
             filter.add(talk, &self.name, &come)?;
         }
         self.push_ids(talk, &ids)?;

@@ -14,6 +14,7 @@ use tandem_shared::codec::encode;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
 use tandem_shared::join::join;
+use tandem_shared::link::{Attachment, Scope};
 use tandem_shared::owner::Owner;
 use tandem_shared::reconcile::{Entry, Replica, Union};
 use tandem_shared::{Fingerprint, Revision};
@@ -23,20 +24,18 @@ const PUSH_BYTES_MAX: usize = 1 << 20;
 /// Rounds in which a cluster may send a command on.
 const REDIRECTS_MAX: usize = 16;
 
-/// Whether a link is attached to each server, and as what.
+/// Whether a link is attached to each server.
 pub enum Attach {
     /// It is not: nothing is to be changed there.
     Not,
-    /// For a server, as what it is.
-    AsItIs(Owner),
-    /// As a source for readers.
-    Source {
-        /// The server.
+    /// As what it is.
+    As {
+        /// The database that the link is of.
         owner: Owner,
-        /// The mode.
-        mode: &'static str,
-        /// The prefix of what Redis may ask for.
-        prefix: String,
+        /// What the link carries.
+        scope: Scope,
+        /// By a check beside the link's session.
+        is_check: bool,
     },
 }
 
@@ -105,11 +104,15 @@ impl Shards {
     fn add(&mut self, address: String, mut connection: Connection) -> Result<(), Broken> {
         let (run, is_fresh) = match (&self.link, &self.attach) {
             (None, _) | (_, Attach::Not) => (String::new(), false),
-            (Some(link), Attach::AsItIs(owner)) => {
-                Remote(&mut connection).attach(link, &key_check(), owner, None)?
-            }
-            (Some(link), Attach::Source { owner, mode, prefix }) => {
-                Remote(&mut connection).attach(link, &key_check(), owner, Some((mode, prefix)))?
+            (Some(link), Attach::As { owner, scope, is_check }) => {
+                Remote(&mut connection).attach(&Attachment {
+                    link: link.clone(),
+                    key_check: key_check(),
+                    retention: settings::tombstone_retention(),
+                    owner: owner.clone(),
+                    scope: scope.clone(),
+                    is_check: *is_check,
+                })?
             }
         };
         self.shards.push(Shard { address, run, is_fresh, connection });

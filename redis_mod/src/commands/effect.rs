@@ -6,13 +6,16 @@ use crate::engine;
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
 use crate::persist;
-use crate::store::{self, Effect, Writer, selected};
+use crate::store::{self, Effect, Gone, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
+use tandem_shared::link::Scope;
+use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Result};
 
-const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | \
-                     BOOKS bytes | ATTACH name [mode prefix] | DETACH name | ACK name seq | FORGET id …";
+const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | BOOKS bytes | \
+                     ATTACH name prefix mode direction cluster timeline database | DETACH name | \
+                     ACK name seq [refused …] | QUEUE id seq | SEQ seq | EXPIRED id ghost | FORGET id …";
 
 /// TANDEM.EFFECT
 pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
@@ -59,11 +62,10 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         }
         "ATTACH" => {
             let name = args.text("name")?;
-            engine::with_database(database, |database| database.attach(name))?;
-            if args.left() > 0 {
-                let (mode, prefix) = (args.text("mode")?, args.text("prefix")?);
-                engine::with_database(database, |database| database.read_from(name, mode, prefix))??;
-            }
+            let scope = Scope::parse(args.text("prefix")?, args.text("mode")?, args.text("direction")?)?;
+            let owner =
+                Owner::parse([args.text("cluster")?, args.text("timeline")?, args.text("database")?])?;
+            engine::with_database(database, |database| database.attach(name, &scope, Some(&owner)))?;
         }
         "DETACH" => {
             let name = args.text("name")?;
@@ -71,7 +73,23 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         }
         "ACK" => {
             let (name, seq) = (args.text("name")?, args.unsigned("seq")?);
-            engine::with_database(database, |database| database.pending.acknowledge(name, seq))?;
+            let mut refused = Vec::with_capacity(args.left());
+            while args.left() > 0 {
+                refused.push(args.text("id")?);
+            }
+            engine::with_database(database, |database| database.pending.acknowledge(name, seq, &refused))?;
+        }
+        "QUEUE" => {
+            let (id, seq) = (args.text("id")?, args.unsigned("seq")?);
+            engine::with_database(database, |database| database.pending.written(id, None, Some(seq)))?;
+        }
+        "SEQ" => {
+            let seq = args.unsigned("seq")?;
+            engine::with_database(database, |database| database.pending.restore_seq(seq))?;
+        }
+        "EXPIRED" => {
+            let (id, _) = args.id()?;
+            store::replay_expiry(context, id, &Gone::decode(args.bytes()?)?)?;
         }
         "FORGET" => {
             while args.left() > 0 {

@@ -7,9 +7,10 @@ use crate::engine;
 use crate::keys;
 use crate::reading::{Reading, Wanted};
 use crate::reply::Reply;
-use crate::store::{Writer, selected};
+use crate::store::{self, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisValue};
 use std::time::Instant;
+use tandem_shared::decide::Outcome;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::limits::PAGE_ITEMS_MAX;
@@ -27,7 +28,8 @@ fn with_reading<T>(database: i32, name: &str, work: impl FnOnce(&mut Reading) ->
         Error::NoLink {
             what: format!("link {}", shown(name)),
             problem: "is no source for readers here".to_owned(),
-            remedy: "attach it with a mode and a prefix (the worker does so by itself)".to_owned(),
+            remedy: "attach it with a direction that brings something here (the worker does so by itself)"
+                .to_owned(),
         }
     })
 }
@@ -35,19 +37,22 @@ fn with_reading<T>(database: i32, name: &str, work: impl FnOnce(&mut Reading) ->
 /// TANDEM.LINK READY: everything was compared, or, with NOT, is to be compared again.
 pub fn ready(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
-    let is_whole = match args.option().as_deref() {
+    let database = selected(context);
+    let is_compared = match args.option().as_deref() {
         None => true,
         Some("NOT") => false,
         Some(word) => return Err(unknown_option(word, "TANDEM.LINK READY link [NOT]")),
     };
     args.end()?;
-    with_reading(selected(context), name, |reading| reading.is_whole = is_whole)?;
+    check_attached(database, name)?;
+    engine::with_database(database, |database| database.compared_by(name, is_compared))?;
+    blocked::wake(database);
     Ok(RedisValue::SimpleStringStatic("OK"))
 }
 
 /// TANDEM.LINK WANTED: the next ids to fetch; blocks until there are any.
 pub fn wanted(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    const USAGE: &str = "TANDEM.LINK WANTED link cluster timeline max-ids block-ms [ANEW]";
+    const USAGE: &str = "TANDEM.LINK WANTED link cluster timeline database max-ids block-ms [ANEW]";
     let name = link_name(args)?;
     let database = selected(context);
     check_owner(database, name, args)?;
@@ -84,12 +89,7 @@ pub fn answer_wanted(context: &Context, name: &str, max: usize) -> Result<()> {
 fn next_wants(database: i32, name: &str, max: usize) -> Result<Vec<Wanted>> {
     engine::with_database(database, |database| {
         let Some(reading) = database.readings.get_mut(name) else { return Vec::new() };
-        let acknowledged = database.pending.acknowledged(name).unwrap_or(0);
-        let keeps_aside = |id: &str| {
-            let waits = database.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
-            waits && database.pending.seq(id).is_some_and(|seq| seq > acknowledged)
-        };
-        reading.next_wants(max, Instant::now(), |id| !keeps_aside(id))
+        reading.next_wants(max, Instant::now(), |id| !database.pending.waits_aside(name, id))
     })
 }
 
@@ -125,9 +125,15 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
             // The slot has moved while it was fetched. Those who wait are told so when they are woken.
             Err(keys::not_served(id, "nothing: it is asked for where its slot is now"))
         } else if encoded.is_empty() {
+            engine::with_database(database, |database| database.ghosts.remove(id))?;
             Ok("absent")
         } else {
-            take(context, id, encoded, is_full, Writer::Link(name)).map(|applied| applied.outcome.as_str())
+            take(context, id, encoded, is_full, Writer::Link(name)).and_then(|applied| {
+                if applied.outcome == Outcome::Unchanged {
+                    store::recall(database, id, encoded)?;
+                }
+                Ok(applied.outcome.as_str())
+            })
         };
         let is_there =
             !encoded.is_empty() || matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(Some(())));
@@ -147,6 +153,7 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         }
     }
     blocked::wake_readers(database);
+    blocked::forget_recalled(database);
     Ok(RedisValue::NoReply)
 }
 

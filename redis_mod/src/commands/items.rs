@@ -5,6 +5,7 @@ use crate::engine::{self, Database};
 use crate::guard::Handler;
 use crate::item::Item;
 use crate::keys;
+use crate::pending::takes;
 use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, Writer, digest_key, now, selected};
@@ -68,7 +69,12 @@ pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValu
         item.touch();
         reply.item(&key, id, item);
     };
-    if keys::with_named_item(context, id, name, KeyFlags::empty(), answer)?.is_none() {
+    if keys::with_named_item(context, id, name, KeyFlags::empty(), answer)?.is_some() {
+        return Ok(RedisValue::NoReply);
+    }
+    // Of what has expired here Postgres has said what it has. It stays away all the same.
+    let recalled = store::with_recalled(selected(context), id, |item| reply.item(&key, id, item))?;
+    if recalled.is_none() {
         let ttl = options.ttl.unwrap_or(Ttl::Clear);
         store::write(context, Asked { id, name, operation: Operation::Put(request), ttl })?;
         keys::with_named_item(context, id, name, keys::look(), |item| reply.item(&key, id, item))?;
@@ -219,15 +225,18 @@ struct Standing {
 
 fn standing(database: &Database, id: &str, item: Option<&Item>) -> Standing {
     let waits = database.pending.get(id).is_some();
+    let takers = || database.pending.links().filter(|(_, link)| takes(&link.scope, id));
+    let is_on_its_way = || takers().any(|(name, link)| !link.is_compared || database.waits(name, id));
     let (status, tiers) = match item {
         Some(item) if item.local() => ("local", "redis"),
-        Some(_) if !database.pending.has_links() => ("unlinked", "redis"),
-        Some(_) if waits => ("pending", "redis"),
+        Some(_) if takers().next().is_none() => ("unlinked", "redis"),
+        Some(_) if is_on_its_way() => ("pending", "redis"),
+        Some(_) if takers().any(|(_, link)| link.refused.contains_key(id)) => ("refused", "redis"),
         Some(_) => ("synced", "both"),
         None if database.tombstones.contains_key(id) => ("removed", "none"),
         None => ("missing", "none"),
     };
-    Standing { status, tiers, pending: waits && status != "local" }
+    Standing { status, tiers, pending: (waits && status != "local") || status == "pending" }
 }
 
 /// TANDEM.STATUS

@@ -7,24 +7,25 @@ use crate::datatype::key_check;
 use crate::engine::{self, Database, Engine};
 use crate::item::Item;
 use crate::keys;
-use crate::pending::{EVERYTHING, Waiting};
-use crate::reading::{Mode, Reading};
+use crate::pending::{EVERYTHING, TombstonePage, Waiting, takes};
+use crate::reading::Reading;
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
+use redis_module::key::KeyFlags;
 use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, RedisValue};
+use std::ops::Bound;
 use std::time::Instant;
 use tandem_shared::codec::{Source, decode, encode};
-use tandem_shared::decide::{Applied, Retention};
+use tandem_shared::decide::Applied;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
-use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, STATE_BYTES_MAX};
+use tandem_shared::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
+use tandem_shared::link::{Acknowledgement, Attachment, PROTOCOL, check_name};
 use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
      PENDING|WAITS|LIST|HASKEY …";
-/// Version of these commands.
-const PROTOCOL: u64 = 1;
 /// Longest time a pull blocks.
 const BLOCK_MS_MAX: u64 = 60_000;
 
@@ -58,54 +59,50 @@ pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 /// The name of a link.
 pub fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
     let name = args.text("link")?;
-    if name.is_empty() || name.len() > STATE_BYTES_MAX {
-        return Err(Error::invalid(
-            format!("link {}", shown(name)),
-            format!("has {} bytes", name.len()),
-            format!("give 1 to {STATE_BYTES_MAX}"),
-        ));
-    }
+    check_name(name)?;
     Ok(name)
 }
 
-fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let name = link_name(args)?;
-    let check = args.text("key check")?;
-    let retention = if args.left() > 0 { Some(Retention::of_ms(args.unsigned("retention")?)) } else { None };
-    let owner = owner(args)?;
-    // A link that does not write here is no source for readers: its mode is none.
-    let source = if args.left() > 0 { Some((args.text("mode")?, args.text("prefix")?)) } else { None };
-    if let Some((mode, _)) = source {
-        Mode::parse(mode)?;
+/// The arguments that are left, as text.
+fn words<'a>(args: &mut Args<'a>) -> Result<Vec<&'a str>> {
+    let mut words = Vec::with_capacity(args.left());
+    while args.left() > 0 {
+        words.push(args.text("argument")?);
     }
-    args.end()?;
+    Ok(words)
+}
+
+fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
+    let Attachment { link: name, key_check: check, retention, owner, scope, is_check } =
+        Attachment::parse(&words(args)?)?;
     if check != key_check()? {
         return Err(Error::NoLink {
-            what: format!("link {}", shown(name)),
+            what: format!("link {}", shown(&name)),
             problem: "the digest secrets of the two sides differ".to_owned(),
             remedy: "set tandem.digest-secret in Redis and tandem.digest_secret in Postgres to one value"
                 .to_owned(),
         });
     }
-    let (fresh, changed, seq) = engine::with_database(selected(context), |database| {
-        take_over(database, name, owner)?;
-        if let Some(retention) = retention {
-            database.peers.insert(name.into(), retention);
-        }
-        let fresh = database.attach(name);
-        let changed = source.map(|(mode, prefix)| database.read_from(name, mode, prefix)).transpose();
-        // The reader follows its session.
-        if let Some(reading) = database.readings.get_mut(name) {
+    let (is_fresh, is_new_owner, seq) = engine::with_database(selected(context), |database| {
+        check_takes_over(database, &name, &owner)?;
+        database.peers.insert(name.as_str().into(), retention);
+        let is_new_owner = database.owners.get(name.as_str()) != Some(&owner);
+        let is_fresh = database.attach(&name, &scope, Some(&owner));
+        if let Some(reading) = database.readings.get_mut(name.as_str()).filter(|_| !is_check) {
+            // The reader follows its session, and what was missed meanwhile is not in its filter.
+            reading.drop_filter();
             reading.heard(Instant::now());
         }
-        changed.map(|changed| (fresh, changed == Some(true), database.pending.last_seq()))
+        Ok::<_, Error>((is_fresh, is_new_owner, database.pending.last_seq()))
     })??;
-    if fresh || changed {
-        let mut effect = vec!["ATTACH", name];
-        effect.extend(source.iter().flat_map(|(mode, prefix)| [*mode, *prefix]));
+    if is_fresh || is_new_owner {
+        let owner = owner.words();
+        let mut effect = vec!["ATTACH", name.as_str()];
+        effect.extend(scope.words());
+        effect.extend(owner.iter().map(String::as_str));
         context.replicate("TANDEM.EFFECT", effect.as_slice());
     }
-    let run = engine::with(|engine| run_of(engine, selected(context), name))?;
+    let run = engine::with(|engine| run_of(engine, selected(context), &name))?;
     let reply = Reply::new(context);
     reply.map(4);
     reply.bulk("protocol");
@@ -113,29 +110,23 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     reply.bulk("run");
     reply.bulk(run);
     reply.bulk("fresh");
-    reply.integer(u64::from(fresh));
+    reply.integer(u64::from(is_fresh));
     reply.bulk("seq");
     reply.integer(seq);
     Ok(RedisValue::NoReply)
 }
 
-/// The Postgres that a link's worker speaks for; none from a client that does not say.
-fn owner(args: &mut Args<'_>) -> Result<Option<Owner>> {
-    if args.left() == 0 { Ok(None) } else { server(args).map(Some) }
-}
-
-/// The Postgres that a worker speaks for.
-fn server(args: &mut Args<'_>) -> Result<Owner> {
-    let cluster = args.text("cluster")?.into();
-    Ok(Owner { cluster, timeline: args.unsigned("timeline")? })
+/// The database that a worker speaks for.
+fn owner(args: &mut Args<'_>) -> Result<Owner> {
+    Owner::parse([args.text("cluster")?, args.text("timeline")?, args.text("database")?])
 }
 
 /// Refuses what is said for a link that is not attached, or by a server that does not have it.
 pub fn check_owner(database: i32, name: &str, args: &mut Args<'_>) -> Result<()> {
-    let server = server(args)?;
+    let owner = owner(args)?;
     check_attached(database, name)?;
     let is_its_own = engine::with_database(database, |database| {
-        database.owners.get(name).is_none_or(|present| *present == server)
+        database.owners.get(name).is_none_or(|present| *present == owner)
     })?;
     if is_its_own {
         return Ok(());
@@ -147,20 +138,32 @@ pub fn check_owner(database: i32, name: &str, args: &mut Args<'_>) -> Result<()>
     })
 }
 
-/// Notes who has a link from now on. Errors: `NOLINK` where that one was replaced by the one that has it.
-fn take_over(database: &mut Database, name: &str, owner: Option<Owner>) -> Result<()> {
-    let Some(owner) = owner else { return Ok(()) };
-    if let Some(present) = database.owners.get(name).filter(|present| owner.is_replaced_by(present)) {
-        return Err(Error::NoLink {
-            what: format!("link {}", shown(name)),
-            problem: format!(
-                "belongs to a server that was promoted in the place of this one (timeline {}, this one writes {})",
-                present.timeline, owner.timeline
-            ),
-            remedy: "stop this server, or make it a standby of that one".to_owned(),
-        });
+/// Checks that a link may be another one's from now on. Errors: `NOLINK` for who was replaced by the one that has it, and
+/// for another database beside that one.
+fn check_takes_over(database: &Database, name: &str, owner: &Owner) -> Result<()> {
+    let Some(present) = database.owners.get(name) else { return Ok(()) };
+    let refused = |problem: String, remedy: &str| {
+        let (what, remedy) = (format!("link {}", shown(name)), remedy.to_owned());
+        Err(Error::NoLink { what, problem, remedy })
+    };
+    if owner.is_replaced_by(present) {
+        let problem = format!(
+            "belongs to a server that was promoted in the place of this one (timeline {}, this one writes {})",
+            present.timeline, owner.timeline
+        );
+        return refused(problem, "stop this server, or make it a standby of that one");
     }
-    database.owners.insert(name.into(), owner);
+    if owner.is_beside(present) {
+        let problem = format!(
+            "belongs to another database of the same cluster (oid {}, this one has {})",
+            present.database, owner.database
+        );
+        return refused(
+            problem,
+            "unlink it in one of the two and link it under another name; if the other database is gone, TANDEM.LINK DETACH \
+             with the link's name frees it in Redis",
+        );
+    }
     Ok(())
 }
 
@@ -171,7 +174,7 @@ fn run_of(engine: &Engine, database: i32, name: &str) -> String {
 
 fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let name = link_name(args)?;
-    let owner = owner(args)?;
+    let owner = if args.left() > 0 { Some(owner(args)?) } else { None };
     args.end()?;
     let known = engine::with_database(selected(context), |database| {
         // One that is restored from another server's dump, or was replaced, has nothing here to detach.
@@ -189,15 +192,24 @@ fn detach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 
 /// A pull as asked for.
 pub struct Pull {
+    link: Box<str>,
     /// Entries after this sequence are wanted.
-    pub after: u64,
+    after: u64,
     items_max: usize,
     bytes_max: usize,
 }
 
+impl Pull {
+    /// Whether there is something to answer with; there is also where the link is gone meanwhile.
+    pub fn is_there(&self, database: &Database) -> bool {
+        database.pending.link(&self.link).is_none_or(|link| link.has_after(self.after))
+    }
+}
+
 fn check_link(database: i32, name: &str, run: &str) -> Result<()> {
     let (same_run, known) = engine::with(|engine| {
-        let known = engine.databases.get(&database).is_some_and(|database| database.pending.has_link(name));
+        let known =
+            engine.databases.get(&database).is_some_and(|database| database.pending.link(name).is_some());
         (run_of(engine, database, name) == run, known)
     })?;
     if same_run && known {
@@ -224,10 +236,10 @@ fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let bytes_max = args.unsigned("max-bytes")?.max(1) as usize;
     let block_ms = args.unsigned("block-ms")?.min(BLOCK_MS_MAX);
     args.end()?;
-    let pull = Pull { after, items_max, bytes_max };
-    let ready = engine::with_database(database, |database| database.pending.after(after).next().is_some())?;
-    if ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
-        answer_pull(context, &pull)?;
+    let pull = Pull { link: name.into(), after, items_max, bytes_max };
+    let is_ready = engine::with_database(database, |database| pull.is_there(database))?;
+    if is_ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
+        answer_pull(context, &pull, true)?;
     } else {
         blocked::block(context, database, Awaited::Pull(pull), block_ms);
     }
@@ -239,21 +251,35 @@ struct Wanted {
     seq: u64,
     id: String,
     aside: Vec<Box<[u8]>>,
+    is_written: bool,
+    is_dropped: bool,
 }
 
-/// Answers a pull from the selected database.
-pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
-    let wanted: Vec<Wanted> = engine::with_database(selected(context), |database| {
+impl Wanted {
+    fn of(id: &str, waiting: &Waiting) -> Wanted {
+        Wanted {
+            seq: waiting.seq,
+            id: id.to_owned(),
+            aside: waiting.aside.clone(),
+            is_written: waiting.is_written,
+            is_dropped: waiting.dropped.is_some(),
+        }
+    }
+}
+
+/// Answers a pull from the selected database. `is_running`: by the command itself, and not later when it was blocked; only
+/// then replicas can be told of the number that owed tombstones get.
+pub fn answer_pull(context: &Context, pull: &Pull, is_running: bool) -> Result<()> {
+    let number = selected(context);
+    let wanted: Vec<Wanted> = engine::with_database(number, |database| {
         let mut aside_bytes = 0;
-        let fits = |(_, waiting): &(u64, &Waiting)| {
+        let fits = |(_, waiting): &(&str, &Waiting)| {
             let had = aside_bytes;
             aside_bytes += waiting.aside.iter().map(|revision| revision.len()).sum::<usize>();
             had <= pull.bytes_max
         };
-        let after = database.pending.after(pull.after).take(pull.items_max).take_while(fits);
-        after
-            .map(|(seq, waiting)| Wanted { seq, id: waiting.id.to_string(), aside: waiting.aside.clone() })
-            .collect()
+        let after = database.pending.after(&pull.link, pull.after).take(pull.items_max).take_while(fits);
+        after.map(|(id, waiting)| Wanted::of(id, waiting)).collect()
     })?;
     let reply = Reply::new(context);
     reply.open_array();
@@ -262,19 +288,71 @@ pub fn answer_pull(context: &Context, pull: &Pull) -> Result<()> {
         if bytes > pull.bytes_max {
             break;
         }
-        for revision in &wanted.aside {
+        let current = if wanted.is_written { current_revision(context, &wanted.id)? } else { None };
+        let is_still = |waiting: &Waiting| waiting.seq == wanted.seq;
+        if engine::with_database(number, |database| !database.pending.get(&wanted.id).is_some_and(is_still))?
+        {
+            // It has expired at this look, and what is left of it waits under another number.
+            continue;
+        }
+        for revision in wanted.aside.iter().map(AsRef::as_ref).chain(current.as_deref()) {
             bytes += revision.len();
             reply_entry(reply, wanted.seq, &wanted.id, Some(revision));
             count += 1;
         }
-        let current = if wanted.id == EVERYTHING { None } else { current_revision(context, &wanted.id)? };
-        // Nothing here any more, for whatever reason: Postgres says what it has.
-        bytes += current.as_ref().map_or(0, Vec::len);
-        reply_entry(reply, wanted.seq, &wanted.id, current.as_deref());
-        count += 1;
+        // Where nothing is here any more, for whatever reason, Postgres says what it has.
+        let is_lost = wanted.is_written && wanted.aside.is_empty() && current.is_none();
+        if wanted.is_dropped || wanted.id == EVERYTHING || is_lost {
+            reply_entry(reply, wanted.seq, &wanted.id, None);
+            count += 1;
+        }
+    }
+    if is_running {
+        count += reply_tombstones(context, pull, (pull.items_max.saturating_sub(count), bytes))?;
     }
     reply.end_array(count);
     Ok(())
+}
+
+/// Adds to a pull what is owed of the tombstones from before the link was attached, under one number.
+fn reply_tombstones(context: &Context, pull: &Pull, (room, mut bytes): (usize, usize)) -> Result<usize> {
+    let page = engine::with_database(selected(context), |database| {
+        let link = database.pending.link(&pull.link)?;
+        let mut after = link.tombstones_after.as_deref().filter(|_| room > 0)?;
+        if let Some(page) = link.tombstone_page.as_ref().filter(|page| page.seq <= pull.after) {
+            // Those are taken, and will be acknowledged.
+            after = &page.last;
+        }
+        let start = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) };
+        let (mut page, mut is_end) = (Vec::new(), true);
+        let all = database.tombstones.range::<str, _>((start, Bound::Unbounded));
+        for (id, tombstone) in all.filter(|(id, _)| takes(&link.scope, id)) {
+            if page.len() >= room || bytes > pull.bytes_max {
+                is_end = false;
+                break;
+            }
+            let encoded = encode(tombstone);
+            bytes += encoded.len();
+            page.push((id.clone(), encoded));
+        }
+        let Some((last, _)) = page.last() else {
+            // None is left, but for a page that was not acknowledged yet.
+            database.pending.tombstones_done(&pull.link);
+            return None;
+        };
+        let last = last.clone();
+        let seq = database.pending.take_number();
+        if let Some(link) = database.pending.link_mut(&pull.link) {
+            link.tombstone_page = Some(TombstonePage { seq, last, is_end });
+        }
+        Some((seq, page))
+    })?;
+    let Some((seq, page)) = page else { return Ok(0) };
+    for (id, encoded) in &page {
+        reply_entry(Reply::new(context), seq, id, Some(encoded));
+    }
+    context.replicate("TANDEM.EFFECT", &["SEQ", &seq.to_string()]);
+    Ok(page.len())
 }
 
 fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
@@ -284,27 +362,28 @@ fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
     reply.bulk_or_null(revision);
 }
 
-/// The live revision or tombstone of an id, encoded.
+/// The live revision or tombstone of an id, encoded. A copy that has expired is gone afterwards.
 fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
     let shared = |item: &Item| (!item.local()).then(|| encode(&item.revision));
-    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, keys::look(), shared) {
+    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, KeyFlags::NOTOUCH, shared) {
         return Ok(Some(encoded));
     }
     engine::with_database(selected(context), |database| database.tombstones.get(id).map(encode))
 }
 
 fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let name = link_name(args)?;
+    let Acknowledgement { link, run, seq, refused } = Acknowledgement::parse(&words(args)?)?;
     let database = selected(context);
-    check_link(database, name, args.text("run")?)?;
-    let seq = args.unsigned("seq")?;
-    args.end()?;
+    check_link(database, &link, &run)?;
+    let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
     let forgotten =
-        engine::with_database(database, |database| database.pending.acknowledge(name, seq))?.unwrap_or(0);
-    context.replicate("TANDEM.EFFECT", &["ACK", name, &seq.to_string()]);
+        engine::with_database(database, |database| database.pending.acknowledge(&link, seq, &refused))?;
+    let seq = seq.to_string();
+    let effect = [&["ACK", &link, &seq][..], &refused].concat();
+    context.replicate("TANDEM.EFFECT", effect.as_slice());
     blocked::wake(database);
     blocked::wake_readers(database);
-    Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
+    Ok(RedisValue::Integer(i64::try_from(forgotten.unwrap_or(0)).unwrap_or(i64::MAX)))
 }
 
 fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
@@ -357,7 +436,7 @@ pub fn take(
 
 /// Refuses what a link says that is not attached.
 pub fn check_attached(database: i32, name: &str) -> Result<()> {
-    if engine::with_database(database, |database| database.pending.has_link(name))? {
+    if engine::with_database(database, |database| database.pending.link(name).is_some())? {
         return Ok(());
     }
     Err(Error::NoLink {
@@ -445,7 +524,7 @@ fn reply_sum(reply: Reply, sum: &Fingerprint) {
 fn fingerprint(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let ranges = ranges(args)?;
     let sums = engine::with_database(selected(context), |database| {
-        ranges.iter().map(|range| database.index.fingerprint(range)).collect::<Vec<_>>()
+        ranges.iter().map(|range| database.compared().fingerprint(range)).collect::<Vec<_>>()
     })?;
     let reply = Reply::new(context);
     reply.array(sums.len());
@@ -461,7 +540,7 @@ fn split(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let parts = args.unsigned("parts")?.clamp(1, PARTS_MAX) as usize;
     let ranges = ranges(args)?;
     let cut = engine::with_database(selected(context), |database| {
-        ranges.iter().map(|range| database.index.split(range, parts)).collect::<Vec<_>>()
+        ranges.iter().map(|range| database.compared().split(range, parts)).collect::<Vec<_>>()
     })?;
     let reply = Reply::new(context);
     reply.array(cut.len());
@@ -482,10 +561,8 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let reply = Reply::new(context);
     reply.array(ranges.len());
     for range in ranges {
-        let entries = engine::with_database(selected(context), |database| {
-            let page = database.index.page(&range, limit);
-            page.map(|(id, digest)| (id.to_owned(), digest)).collect::<Vec<_>>()
-        })?;
+        let entries =
+            engine::with_database(selected(context), |database| database.compared().page(&range, limit))?;
         reply.array(entries.len() * 3);
         for (id, digest) in entries {
             let version = keys::with_item(context, &id, keys::look(), |item| item.revision.version.get());
@@ -516,7 +593,11 @@ fn pending(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let reply = Reply::new(context);
     let database = selected(context);
     if args.left() == 0 {
-        reply.integer(engine::with_database(database, |database| database.pending.len() as u64)?);
+        let count = engine::with_database(database, |database| {
+            let owed = database.pending.links().map(|(_, link)| database.owed_tombstones(link)).max();
+            database.pending.len() + owed.unwrap_or(0)
+        })?;
+        reply.integer(count as u64);
         return Ok(RedisValue::NoReply);
     }
     let mut waits = Vec::new();
@@ -537,7 +618,7 @@ fn waits(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let mut waits = Vec::new();
     while args.left() > 0 {
         let id = args.text("id")?;
-        waits.push(engine::with_database(selected(context), |database| database.pending.waits(name, id))?);
+        waits.push(engine::with_database(selected(context), |database| database.waits(name, id))?);
     }
     let reply = Reply::new(context);
     reply.array(waits.len());
@@ -549,36 +630,31 @@ fn waits(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 
 fn list(context: &Context, args: &Args<'_>) -> Result<RedisValue> {
     args.end()?;
-    let links = engine::with_database(selected(context), |database| {
-        let pending = &database.pending;
-        let of_link = |(name, acked): (&str, u64)| {
-            let reading = database.readings.get(name);
-            let mode = reading.map(|reading| (reading.mode.as_str(), reading.prefix.clone()));
-            let fetching = reading.map_or(0, Reading::wanted);
-            let filter = reading.map_or("none", |reading| reading.filter().0);
-            (name.to_owned(), acked, pending.after(acked).count(), mode, fetching, filter)
-        };
-        pending.links().map(of_link).collect::<Vec<_>>()
-    })?;
     let reply = Reply::new(context);
-    reply.array(links.len());
-    for (name, acked, waiting, mode, fetching, filter) in links {
-        let (mode, prefix) = mode.unzip();
-        reply.map(7);
-        reply.bulk("name");
-        reply.bulk(name);
-        reply.bulk("acked");
-        reply.integer(acked);
-        reply.bulk("pending");
-        reply.integer(waiting as u64);
-        reply.bulk("mode");
-        reply.bulk_or_null(mode);
-        reply.bulk("prefix");
-        reply.bulk_or_null(prefix.as_deref().map(str::as_bytes));
-        reply.bulk("fetching");
-        reply.integer(fetching as u64);
-        reply.bulk("filter");
-        reply.bulk(filter);
-    }
+    engine::with_database(selected(context), |database| {
+        reply.array(database.pending.links().count());
+        for (name, link) in database.pending.links() {
+            let reading = database.readings.get(name);
+            reply.map(10);
+            reply.bulk("name");
+            reply.bulk(name);
+            reply.bulk("acked");
+            reply.integer(link.acked);
+            reply.bulk("pending");
+            reply.integer((link.len() + database.owed_tombstones(link)) as u64);
+            for (name, word) in ["prefix", "mode", "direction"].iter().zip(link.scope.words()) {
+                reply.bulk(name);
+                reply.bulk(word);
+            }
+            reply.bulk("compared");
+            reply.integer(u64::from(link.is_compared));
+            reply.bulk("refused");
+            reply.integer(link.refused.len() as u64);
+            reply.bulk("fetching");
+            reply.integer(reading.map_or(0, Reading::wanted) as u64);
+            reply.bulk("filter");
+            reply.bulk(reading.map_or("none", |reading| reading.filter().0));
+        }
+    })?;
     Ok(RedisValue::NoReply)
 }

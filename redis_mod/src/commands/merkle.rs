@@ -2,6 +2,7 @@
 
 use crate::args::{Args, page, page_with, unknown_option};
 use crate::engine::{self, Database};
+use crate::ghosts::Both;
 use crate::item::Item;
 use crate::pending::Pending;
 use crate::reply::Reply;
@@ -9,25 +10,24 @@ use crate::store::selected;
 use redis_module::{Context, KeysCursor, RedisString, RedisValue};
 use std::cell::RefCell;
 use std::convert::Infallible;
-use tandem_shared::index::Index;
 use tandem_shared::paths::{OrderedIds, children, clean_children, holds_any};
 use tandem_shared::{Fingerprint, Path, Range, Result};
 
 const USAGE: &str =
     "TANDEM.MERKLE ROOT|HASH|NODE|CHILDREN|LEAVES|DIRTY|DIRTYCOUNT|DIRTYPREFIXES|CLEAN|ISCLEAN …";
 
-struct Ids<'a>(&'a Index);
+struct Ids<'a>(Both<'a>);
 
 impl OrderedIds for Ids<'_> {
     type Error = Infallible;
 
     fn first_at_or_after(&mut self, start: &str, end: Option<&str>) -> Result<Option<String>, Infallible> {
-        let first = self.0.first_at_or_after(start).map(|(id, _)| id);
+        let first = self.0.first_at_or_after(start);
         Ok(first.filter(|id| end.is_none_or(|end| *id < end)).map(str::to_owned))
     }
 
     fn contains(&mut self, id: &str) -> Result<bool, Infallible> {
-        Ok(self.0.get(id).is_some())
+        Ok(self.0.contains(id))
     }
 }
 
@@ -46,7 +46,7 @@ impl OrderedIds for Dirty<'_> {
     }
 }
 
-fn subtree(index: &Index, path: &Path) -> Fingerprint {
+fn subtree(index: Both<'_>, path: &Path) -> Fingerprint {
     path.ranges().iter().map(|range| index.fingerprint(range)).sum()
 }
 
@@ -65,7 +65,7 @@ pub fn merkle(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 }
 
 fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) -> Result<()> {
-    let (index, pending) = (&database.index, &database.pending);
+    let (index, pending) = (database.compared(), &database.pending);
     match verb {
         "ROOT" => {
             no_fold(args, "TANDEM.MERKLE ROOT [NOFOLD]")?;
@@ -169,7 +169,7 @@ fn reply_branch(reply: Reply, path: &str, sum: &Fingerprint) {
     reply.integer(sum.count());
 }
 
-fn reply_branches(reply: Reply, index: &Index, paths: &[Path]) {
+fn reply_branches(reply: Reply, index: Both<'_>, paths: &[Path]) {
     reply.array(paths.len());
     for path in paths {
         reply.map(3);
@@ -177,7 +177,7 @@ fn reply_branches(reply: Reply, index: &Index, paths: &[Path]) {
     }
 }
 
-fn leaves(index: &Index, path: &Path, after: Option<&str>, limit: usize, reply: Reply) {
+fn leaves(index: Both<'_>, path: &Path, after: Option<&str>, limit: usize, reply: Reply) {
     reply.open_array();
     let mut count = 0;
     for range in path.ranges() {
@@ -185,7 +185,7 @@ fn leaves(index: &Index, path: &Path, after: Option<&str>, limit: usize, reply: 
         for (id, digest) in index.page(&range, limit - count) {
             reply.map(2);
             reply.bulk("id");
-            reply.bulk(id);
+            reply.bulk(&id);
             reply.bulk("etag");
             reply.hex(&digest);
             count += 1;

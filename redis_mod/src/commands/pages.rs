@@ -38,7 +38,7 @@ pub fn remove_range(
     let (mut removed, mut range) = (0, range);
     while removed < limit {
         let step = REMOVAL_STEP.min(limit - removed);
-        let ids = engine::with_database(database, |database| database.page(&range, state, step))?;
+        let ids = engine::with_database(database, |database| database.page_to_remove(&range, state, step))?;
         let Some(last) = ids.last() else { break };
         range = range.after(last);
         let names: Vec<RedisString> = ids.iter().map(|id| keys::name(context, id)).collect();

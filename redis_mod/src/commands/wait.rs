@@ -1,9 +1,9 @@
 //! TANDEM.WAIT: write-through for who asks for it.
 
 use crate::args::Args;
-use crate::blocked::{self, Awaited, caught_up};
+use crate::blocked::{self, Awaited, Taken};
 use crate::engine;
-use crate::store::selected;
+use crate::store::{client_id, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::Result;
 use tandem_shared::request::check_wait;
@@ -15,13 +15,15 @@ pub fn wait(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     args.end()?;
     check_wait(i64::try_from(timeout_ms).unwrap_or(i64::MAX))?;
     let database = selected(context);
-    let (seq, (count, all)) = engine::with_database(database, |database| {
-        let seq = database.pending.last_seq();
-        (seq, caught_up(&database.pending, seq))
+    let client = client_id(context);
+    let (taken, (count, all)) = engine::with_database(database, |database| {
+        let taken = Taken { seq: database.pending.last_seq(), written: database.clients.waits(client) };
+        let count = taken.count(&database.pending);
+        (taken, count)
     })?;
     if all || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
         return Ok(RedisValue::Integer(i64::try_from(count).unwrap_or(i64::MAX)));
     }
-    blocked::block(context, database, Awaited::Acknowledged(seq), timeout_ms);
+    blocked::block(context, database, Awaited::Taken(taken), timeout_ms);
     Ok(RedisValue::NoReply)
 }
