@@ -1,7 +1,8 @@
 //! The manager of a database: folds the log, rotates and truncates it, and keeps a session running for each link.
 
+use super::process::begin;
 use super::transaction::transaction;
-use super::{attach_signals, wait};
+use super::wait;
 use crate::fault_point::{self, Point};
 use crate::settings;
 use crate::store;
@@ -26,8 +27,7 @@ const TOMBSTONES: i64 = 5000;
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     let database = BackgroundWorker::get_extra().to_owned();
-    attach_signals();
-    BackgroundWorker::connect_worker_to_spi(Some(&database), None);
+    begin(&database);
     let (mut rotated, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
     let mut told = String::new();
     loop {

@@ -6,11 +6,13 @@ mod connection;
 mod id_filter;
 mod letters;
 mod link;
+mod locks;
 mod log;
 mod manager;
 mod node;
 mod peer;
 mod postgres_peer;
+mod process;
 mod reader;
 mod remote;
 mod repair;
@@ -34,6 +36,7 @@ pub use transaction::{Failed, savepoint};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
+use process::interrupts;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -62,29 +65,6 @@ pub fn register() {
 /// Whether the library was there when Postgres started, so that workers run.
 pub fn is_preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
-}
-
-unsafe extern "C-unwind" {
-    /// Postgres' own handler for SIGTERM, which also interrupts a running statement.
-    fn die(signal: std::ffi::c_int);
-}
-
-/// Signals of a worker: SIGTERM ends it as it ends a backend, SIGHUP is noticed by the loop.
-fn attach_signals() {
-    use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
-    // SAFETY: `die` is the server's own handler. pgrx' one would only set a flag, and a worker that returns after
-    // it counts as finished and is not started again.
-    unsafe { pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
-}
-
-/// Handles a SIGTERM that came meanwhile, and a changed configuration.
-fn interrupts() {
-    pg_sys::check_for_interrupts!();
-    if pgrx::bgworkers::BackgroundWorker::sighup_received() {
-        // SAFETY: called on the worker's main thread, as backends do it.
-        unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
-    }
 }
 
 /// Waits for a signal or the time.

@@ -6,12 +6,12 @@
 
 use super::connection::{Broken, Connection};
 use super::link::Link;
+use super::locks::{Kind, Lock};
+use super::process::{begin, interrupts};
 use super::remote::{Remote, Wanted, owner};
 use super::shards::{Attach, Shards};
-use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
-use super::transaction::transaction;
-use super::{attach_signals, interrupts};
-use crate::error::Outcome;
+use super::supervision::{LOOK, Supervised, readable, supervise};
+use super::transaction::{Failed, transaction};
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -32,10 +32,9 @@ const SILENCE: Duration = Duration::from_secs(8);
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tandem_reader_main(_argument: pg_sys::Datum) {
     let extra = BackgroundWorker::get_extra().to_owned();
-    attach_signals();
     let Some((database, name)) = extra.split_once('\n') else { return };
-    BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    if is_alone("reader", name) {
+    begin(database);
+    if Lock::of(Kind::Reader, name).keep() {
         supervise(&mut Reader { name: name.to_owned() });
     }
 }
@@ -106,7 +105,7 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
             };
             let ids: Vec<String> = wanted.into_iter().filter(is_decided).map(|(id, _)| id).collect();
             if !ids.is_empty() {
-                filling(name, || fill(&mut asked.connection, name, &owner, ids))?;
+                Lock::of(Kind::Fill, name).shared(|| fill(&mut asked.connection, name, &owner, ids))?;
             }
         }
         if all.iter().any(|asked| asked.since.is_some_and(|since| since.elapsed() > SILENCE)) {
@@ -145,23 +144,8 @@ fn store_first(name: &str, id: &str, offer: &[u8]) -> bool {
 }
 
 /// Waits until everything that this link's reader has read by now is in Redis.
-pub fn wait_for_fills(name: &str) -> Outcome<()> {
-    Ok(Spi::run_with_args(
-        "SELECT pg_advisory_xact_lock(1952542308, hashtext('fill ' || $1))",
-        &[name.into()],
-    )?)
-}
-
-/// Runs `work`, which reads here and sends to Redis. A session that waits for it waits to the end.
-fn filling<T>(name: &str, work: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
-    let call = |function: &str| {
-        let statement = format!("SELECT {function}(1952542308, hashtext('fill ' || $1))");
-        transaction(|| Ok(Spi::run_with_args(&statement, &[name.into()])?))
-    };
-    call("pg_advisory_lock_shared")?;
-    let done = work();
-    call("pg_advisory_unlock_shared")?;
-    done
+pub fn wait_for_fills(name: &str) -> Result<(), Failed> {
+    Lock::of(Kind::Fill, name).pass()
 }
 
 /// Sends what is here of the ids, and of each that is not that it is not.

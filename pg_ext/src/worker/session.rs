@@ -9,16 +9,17 @@ use super::connection::Broken;
 use super::id_filter::IdFilter;
 use super::letters;
 use super::link::{self, Link};
+use super::locks::{Kind, Lock};
 use super::log;
 use super::node::Node;
 use super::peer::{Here, Local};
+use super::process::{begin, interrupts};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, check, check_held};
 use super::shards::{Attach, Shards};
-use super::supervision::{LOOK, Supervised, is_alone, readable, supervise};
+use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, transaction};
-use super::{attach_signals, interrupts};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::store::{self, Page};
@@ -52,10 +53,9 @@ const COUNT: Duration = Duration::from_secs(1);
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     let extra = BackgroundWorker::get_extra().to_owned();
-    attach_signals();
     let Some((database, name)) = extra.split_once('\n') else { return };
-    BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    if is_alone("link", name) {
+    begin(database);
+    if Lock::of(Kind::Session, name).keep() {
         supervise(&mut Session { name: name.to_owned(), link: None });
     }
 }
@@ -347,7 +347,7 @@ impl Session {
         let end = transaction(log::end)?;
         if link.scope.is_cache() {
             // What was read for Redis before that is there when its ids are compared.
-            transaction(|| wait_for_fills(&self.name))?;
+            wait_for_fills(&self.name)?;
         }
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a

@@ -1,11 +1,9 @@
-//! What the processes of a link have in common: one of each kind at a time, patience with a Redis that is away, and
-//! waiting for what it sends.
+//! What the processes of a link have in common: patience with a Redis that is away, and waiting for what it sends.
 
 use super::connection::Broken;
-use super::transaction::transaction;
 use super::{interrupts, wait};
 use backon::BackoffBuilder;
-use pgrx::prelude::*;
+use pgrx::pg_sys;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
@@ -13,17 +11,6 @@ use std::time::{Duration, Instant};
 pub const LOOK: Duration = Duration::from_millis(250);
 /// Longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-
-/// Whether this process is the only one of its kind; it stays so until it ends.
-pub fn is_alone(kind: &str, link: &str) -> bool {
-    let locked = transaction(|| {
-        Ok(Spi::get_one_with_args::<bool>(
-            "SELECT pg_try_advisory_lock(1952542308, hashtext($1))",
-            &[format!("{kind} {link}").into()],
-        )?)
-    });
-    matches!(locked, Ok(Some(true)))
-}
 
 /// A process that works for a link.
 pub trait Supervised {

@@ -26,7 +26,11 @@ pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     let work = AssertUnwindSafe(work);
     PgTryBuilder::new(AssertUnwindSafe(move || {
         let work = AssertUnwindSafe(move || crate::error::answer({ work }.0()));
-        Ok(BackgroundWorker::transaction(work))
+        let value = BackgroundWorker::transaction(work);
+        // Vacuum and analyze go by what every process tells; backends do so when they become idle.
+        // SAFETY: no transaction is open.
+        let _ = unsafe { pg_sys::pgstat_report_stat(false) };
+        Ok(value)
     }))
     .catch_others(|error| Err(rolled_back(&error)))
     .catch_rust_panic(|error| Err(rolled_back(&error)))
