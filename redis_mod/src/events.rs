@@ -7,7 +7,7 @@ use crate::guard::caught;
 use crate::item::Item;
 use crate::keys;
 use crate::store::{Gone, selected};
-use crate::{blocked, persist, retention};
+use crate::{blocked, past, persist, retention};
 use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
 use tandem_shared::codec;
@@ -18,6 +18,7 @@ pub fn on_keyspace(context: &Context, _: NotifyEvent, event: &str, key: &[u8]) {
         "new" | "loaded" => caught("an added key", (), || added(context, key, event == "new")),
         "evicted" => caught("an evicted key", (), || evicted(context, key)),
         "expired" => caught("an expired key", (), || expired(context, key)),
+        "del" => caught("a deleted key", (), || deleted(context, key)),
         _ => {}
     }
 }
@@ -71,6 +72,13 @@ fn expired(context: &Context, key: &[u8]) {
     if let Ok(Some(gone)) = told {
         context.replicate("TANDEM.EFFECT", &[b"EXPIRED".as_slice(), id.as_bytes(), &gone]);
         blocked::wake(number);
+    }
+}
+
+/// What was deleted because its time to live was set to one that has passed has expired.
+fn deleted(context: &Context, key: &[u8]) {
+    if past::has_passed(key) {
+        expired(context, key);
     }
 }
 

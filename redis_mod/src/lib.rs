@@ -39,6 +39,8 @@ mod item;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod keys;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod past;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod pending;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod persist;
@@ -78,6 +80,7 @@ fn init(context: &Context, _: &[RedisString]) -> Status {
     context.set_module_options(ModuleOptions::HANDLE_IO_ERRORS);
     if settings::install(context).is_err()
         || events::subscribe(context).is_none()
+        || past::watch(context).is_none()
         || !states::register(context)
         || !docs::register(context)
     {
@@ -121,7 +124,7 @@ redis_module! {
         ["tandem.effect", command(effect::effect), "write deny-script", 0, 0, 0, ""],
     ],
     event_handlers: [
-        [@NEW @LOADED @EXPIRED @EVICTED: on_keyspace],
+        [@NEW @LOADED @EXPIRED @EVICTED @GENERIC: on_keyspace],
     ],
     configurations: [
         i64: [
