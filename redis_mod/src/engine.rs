@@ -5,7 +5,7 @@
 use crate::clients::Clients;
 use crate::ghosts::{Both, Ghosts};
 use crate::item::Item;
-use crate::pending::{Link, Pending, takes};
+use crate::pending::{EVERYTHING, Link, Pending, takes};
 use crate::reading::Reading;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +20,9 @@ use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Ver
 
 /// Memory that the ghosts of one database may take, in bytes: about 300,000 ids.
 pub const GHOST_BYTES_MAX: usize = 64 << 20;
+
+/// Ids that are withheld at most.
+const WITHHELD_MAX: usize = 100_000;
 
 /// What is known of one Redis database beyond its keys.
 #[derive(Default)]
@@ -38,6 +41,8 @@ pub struct Database {
     pub peers: HashMap<Box<str>, Retention>,
     /// Copies that have left for good while the other side has them still.
     pub ghosts: Ghosts,
+    /// Ids that a link has brought and that found a key of another type: versions of what it brought.
+    pub withheld: BTreeMap<Box<str>, Version>,
     /// What the other side has of ghosts, for the commands that wait for it.
     pub recalled: HashMap<Box<str>, Item>,
     /// What clients wrote that not every link has.
@@ -58,10 +63,7 @@ impl Database {
         }
         self.index.insert(id, digest, live.state);
         self.readings.values_mut().for_each(|reading| reading.appeared(id));
-        self.ghosts.remove(id);
-        if !self.recalled.is_empty() {
-            self.recalled.remove(id);
-        }
+        self.is_known(id);
         self.version_high = self.version_high.max(Some(item.version));
         if !self.locals.is_empty() {
             self.locals.remove(id);
@@ -116,9 +118,44 @@ impl Database {
         owed.filter(|(id, _)| takes(&link.scope, id)).count()
     }
 
-    /// The version from which a write counts on where no item, and no tombstone, is.
+    /// What is known of an id stands in the keyspace or among the tombstones, and nowhere else any more.
+    pub fn is_known(&mut self, id: &str) {
+        self.ghosts.remove(id);
+        if !self.withheld.is_empty() {
+            self.withheld.remove(id);
+        }
+        if !self.recalled.is_empty() {
+            self.recalled.remove(id);
+        }
+    }
+
+    /// A link has brought an id, and a key of another type is in its way. It is absent here, and is not on the other side.
+    pub fn withhold(&mut self, id: &str, version: Version) {
+        let version = self.withheld.get(id).map_or(version, |before| version.max(*before));
+        self.withheld.insert(id.into(), version);
+        while self.withheld.len() > WITHHELD_MAX
+            && let Some((_, version)) = self.withheld.pop_first()
+        {
+            self.ghosts.raise_floor(version);
+        }
+    }
+
+    /// Whether the copy of an id was dropped, or found no room, and a link has it or is about to have it: who wants it asks.
+    pub fn is_away(&self, id: &str) -> bool {
+        let is_aside = || self.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
+        self.pending.dropped_version(id).is_some() || self.withheld.contains_key(id) || is_aside()
+    }
+
+    /// The version from which a write counts on where no item, and no tombstone, is: that which the copy had, or else the
+    /// highest of those which it may have had. The latter is bounded, as one id must not use up the versions of all.
     pub fn absent_version(&self, id: &str) -> Option<Version> {
-        self.pending.dropped_version(id).max(self.ghosts.version(id))
+        let dropped = self.pending.get(id).and_then(|waiting| waiting.dropped);
+        let ghost = self.ghosts.get(id).map(|(version, _)| version);
+        let of_id = dropped.max(ghost).max(self.withheld.get(id).copied());
+        of_id.or_else(|| {
+            let of_any = self.pending.dropped_version(EVERYTHING).max(self.ghosts.floor());
+            of_any.map(|version| version.min(Version::FLOOR_MAX))
+        })
     }
 
     /// Forgets a link and what waited for it only. False if it was not attached.

@@ -30,7 +30,7 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
             let Some(database) = engine.databases.get(&number) else { continue };
             let root = database.compared().root().node_hash().unwrap_or_default();
             let line = format!(
-                "items={},local_items={},states={},tombstones={},ghosts={},ghost_bytes={},links={},pending={},\
+                "items={},local_items={},states={},tombstones={},ghosts={},ghost_bytes={},withheld={},links={},pending={},\
                  pending_bytes={},index_bytes={},fetching={},filter_bytes={},root={root}",
                 database.index.len(),
                 database.locals.len(),
@@ -38,6 +38,7 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
                 database.tombstones.len(),
                 database.ghosts.len(),
                 database.ghosts.bytes(),
+                database.withheld.len(),
                 database.pending.links().count(),
                 database.pending.len(),
                 database.pending.bytes(),

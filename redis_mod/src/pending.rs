@@ -192,6 +192,15 @@ impl Pending {
         self.last_seq
     }
 
+    /// Tombstones from before a link was attached are on their way to it.
+    pub fn tombstones_under_way(&mut self, name: &str, page: TombstonePage) {
+        self.restore_seq(page.seq);
+        if let Some(link) = self.links.get_mut(name).filter(|link| link.tombstones_after.is_some()) {
+            // What was under way before was taken, or is on its way once more.
+            link.tombstone_page = Some(page);
+        }
+    }
+
     /// Gives a number to something that waits outside of the set.
     pub fn take_number(&mut self) -> u64 {
         self.last_seq = self.last_seq.saturating_add(1);

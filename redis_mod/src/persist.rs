@@ -10,6 +10,7 @@
 //! | links | u32 count of (text name, u64 acknowledged sequence, text prefix, text mode, text direction, u8 1 if tombstones are owed, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
 //! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 flags: 1 a dropped copy is aside, 2 what is in the keyspace is to be taken, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
+//! | withheld | u32 count of (text id, u64 version) |
 //! | ghosts | u64 floor or 0, u32 count, the oldest first, of (text id, u64 version, bytes digest or none, text state) |
 //!
 //! Integers are little-endian; text and bytes have a u32 length before them. Nothing may follow.
@@ -66,6 +67,11 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
     for (id, revision) in &database.tombstones {
         put_bytes(out, id.as_bytes());
         put_bytes(out, &codec::encode(revision));
+    }
+    put_u32(out, database.withheld.len());
+    for (id, version) in &database.withheld {
+        put_bytes(out, id.as_bytes());
+        out.extend(version.get().to_le_bytes());
     }
     out.extend(database.ghosts.floor().map_or(0, Version::get).to_le_bytes());
     put_u32(out, database.ghosts.len());
@@ -236,6 +242,11 @@ impl<'a> Reader<'a> {
             let revision: Revision = codec::decode(self.bytes()?, Source::Own)?;
             database.tombstones.insert(id.into(), revision);
         }
+        for _ in 0..self.count()? {
+            let (id, version) = (self.text()?, self.version()?);
+            let version = version.ok_or_else(|| corrupt("what is withheld has no version".to_owned()))?;
+            database.withheld.insert(id.into(), version);
+        }
         if let Some(floor) = self.version()? {
             database.ghosts.raise_floor(floor);
         }
@@ -310,6 +321,7 @@ mod tests {
         database.pending.written("b", Some("other"), None);
         database.pending.written("c", None, None);
         database.pending.acknowledge("all", 9, &["c"]);
+        database.withhold("taken", tombstone.version);
         database.ghosts.raise_floor(tombstone.version);
         database.becomes_ghost("x", Version::FIRST, Some((Digest([7; 32]), "hot")));
         database.becomes_ghost("c", Version::FIRST, Some((Digest([8; 32]), "hot")));
@@ -332,7 +344,7 @@ mod tests {
         assert!(link.scope.is_cache() && link.owes_tombstone("a2") && !link.is_compared);
         assert_eq!(database.owners["pg"].database, 5);
         assert_eq!(database.pending.link("all").unwrap().refused.len(), 1);
-        assert_eq!(database.readings.len(), 2);
+        assert_eq!((database.readings.len(), database.withheld.len()), (2, 1));
         let mut again = vec![FORMAT];
         put_u32(&mut again, 1);
         again.extend(number.to_le_bytes());

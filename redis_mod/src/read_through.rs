@@ -128,7 +128,7 @@ fn block(
         let (limit, memory, patience) = (engine.fetch_ids_max, engine.absent_memory, engine.fetch_timeout);
         let Some(database) = engine.databases.get_mut(&database) else { return Ok(0) };
         for id in &fetched {
-            let dropped = is_dropped(database, id) || may_be_ghost(database, id);
+            let dropped = database.is_away(id) || may_be_ghost(database, id);
             for reading in database.readings_of(id) {
                 let decides = offer.is_some() && !reading.mirrors(id) && reading.is_served(now);
                 if decides || reading.look_up(id, dropped, now, memory) == Lookup::Ask {
@@ -147,12 +147,6 @@ fn block(
     Ok(())
 }
 
-/// Whether the copy of an id was dropped and is not back, or is aside until Postgres has it.
-fn is_dropped(database: &Database, id: &str) -> bool {
-    let is_aside = || database.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
-    database.pending.dropped_version(id).is_some() || is_aside()
-}
-
 /// Whether the copy of an id may have left for good while Postgres has it.
 fn may_be_ghost(database: &Database, id: &str) -> bool {
     database.ghosts.version(id).is_some()
@@ -165,7 +159,7 @@ fn has_ghosts(database: i32) -> Result<bool> {
 fn is_active(database: i32) -> Result<bool> {
     engine::with(|engine| {
         engine.databases.get(&database).is_some_and(|database| {
-            let dropped = database.pending.has_dropped();
+            let dropped = database.pending.has_dropped() || !database.withheld.is_empty();
             database.readings.values().any(|reading| reading.is_active(dropped))
         })
     })
@@ -193,7 +187,7 @@ fn standing(database: i32, id: &str, need: Need, may_wait: bool, now: Instant) -
             return Standing::Known;
         }
         let is_counted = database.absent_version(id).is_some();
-        let dropped = is_dropped(database, id) || is_decided_over;
+        let dropped = database.is_away(id) || is_decided_over;
         let (mut fetch, mut unknown) = (false, false);
         for reading in database.readings.values().filter(|reading| reading.covers(id)) {
             let is_known = match need {
@@ -208,9 +202,9 @@ fn standing(database: i32, id: &str, need: Need, may_wait: bool, now: Instant) -
             match reading.look_up(id, dropped, now, memory) {
                 Lookup::Absent => engine.fetches.denied += u64::from(!RESUMED.get()),
                 Lookup::Ask => fetch = true,
-                // A mirror that nobody serves answers with what it has, as before the link was there; but what
-                // was decided over a copy that was dropped would undo what the copy held.
-                Lookup::Unserved if reading.mirrors(id) => unknown |= dropped && need == Need::Decide,
+                // A mirror that nobody serves answers with what it has, as before the link was there; but a copy that
+                // was dropped is no item that is nowhere.
+                Lookup::Unserved if reading.mirrors(id) => unknown |= dropped,
                 Lookup::Unserved => unknown = true,
             }
         }

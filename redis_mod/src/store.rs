@@ -174,7 +174,14 @@ fn decide_stored(
 pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>) -> Result<Applied> {
     let database = selected(context);
     let name = keys::name(context, id);
-    let mut key = WritableKey::open(context, id, &name)?;
+    let mut key = match (WritableKey::open(context, id, &name), writer) {
+        (Err(refused), Writer::Link(_)) => {
+            engine::with_database(database, |database| database.withhold(id, revision.version))?;
+            context.replicate("TANDEM.EFFECT", &["WITHHELD", id, &revision.version.to_string()]);
+            return Err(refused);
+        }
+        (opened, _) => opened?,
+    };
     let digest_key = digest_key()?;
     let (now, retention) = (now()?, engine::with(|engine| engine.retention)?);
     // What is shared takes the place of a local item.
@@ -462,8 +469,7 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
         if let Some(tombstone) = tombstone {
             database.version_high = database.version_high.max(Some(tombstone.version));
             database.tombstones.insert(id.into(), tombstone);
-            database.ghosts.remove(id);
-            database.recalled.remove(id);
+            database.is_known(id);
         }
     })
 }

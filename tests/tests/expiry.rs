@@ -398,3 +398,67 @@ fn a_time_to_live_that_has_passed_already_is_an_expiry() {
     ask(&mut redis, &["DEL", "x"]);
     wait::until("it is back", DEADLINE, || !is_gone(&mut redis, "x"));
 }
+
+fn status(redis: &mut Connection, id: &str) -> [String; 3] {
+    let Value::Array(words) = ask(redis, &["TANDEM.STATUS", id]) else { panic!("a status is a record") };
+    [3, 5, 7].map(|place| match &words[place] {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => "-".to_owned(),
+    })
+}
+
+/// As long as nobody can be asked, a copy that was dropped is not called absent.
+#[test]
+fn a_dropped_copy_is_not_called_absent() {
+    let pair = mirror();
+    let mut redis = pair.commands();
+    for id in ["g", "h"] {
+        ask(&mut redis, &["TANDEM.PUT", id, "[1]"]);
+    }
+    assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "0"]), 1);
+    expire(&mut redis, "e", "[1]");
+    let mut pair = pair;
+    pair.postgres.stop();
+    ask(&mut redis, &["DEL", "g"]);
+    wait::until("the loss is noticed", DEADLINE, || {
+        send(&mut redis, &["TANDEM.GET", "g"]).is_err_and(|error| error.code() == Some("NOLINK"))
+    });
+    for words in [["TANDEM.EXISTS", "g"], ["TANDEM.MGET", "g"], ["TANDEM.MEXISTS", "g"]] {
+        assert!(error(&mut redis, &words).starts_with("NOLINK"), "{words:?}");
+    }
+    assert_eq!(status(&mut redis, "g"), ["dropped", "postgres", "to_redis"]);
+    assert_eq!(status(&mut redis, "e"), ["expired", "postgres", "-"]);
+    assert_eq!(payload(&mut redis, "h").as_deref(), Some("[1]"));
+    assert_eq!((payload(&mut redis, "e"), payload(&mut redis, "never")), (None, None));
+    pair.postgres.restart();
+    wait::until("the copy is back", DEADLINE, || {
+        matches!(send(&mut redis, &["TANDEM.GET", "g", "PAYLOAD"]), Ok(Value::BulkString(_)))
+    });
+}
+
+/// A key of another type takes the place of an item, whose copy the link cannot bring back.
+#[test]
+fn an_item_whose_key_was_taken_is_known_when_the_key_is_free() {
+    let pair = mirror();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    for id in ["put", "first", "read"] {
+        for content in ["\"a\"", "\"b\"", "\"c\""] {
+            ask(&mut redis, &["TANDEM.PUT", id, content]);
+        }
+    }
+    assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "0"]), 1);
+    for id in ["put", "first", "read"] {
+        ask(&mut redis, &["SET", id, "a string"]);
+    }
+    wait::until("the copies have no place", DEADLINE, || {
+        value::<i64>(&mut client, "SELECT count(*) FROM tandem.dead_letters") == 3
+    });
+    wait::until("nothing waits", DEADLINE, || ask_number(&mut redis, &["TANDEM.LINK", "PENDING"]) == 0);
+    ask(&mut redis, &["DEL", "put", "first", "read"]);
+    assert!(error(&mut redis, &["TANDEM.PUT", "first", "\"new\"", "IFABSENT"]).starts_with("EXISTS"));
+    assert_eq!(version(ask(&mut redis, &["TANDEM.PUT", "put", "\"new\""])), 4);
+    assert_eq!(payload(&mut redis, "read").as_deref(), Some("\"c\""));
+    assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "0"]), 1);
+    assert_eq!(payload_in_postgres(&mut client, "put").as_deref(), Some("\"new\""));
+    wait::until_or(DEADLINE, || is_equal(&mut client, &mut redis), || pair.report());
+}

@@ -5,17 +5,18 @@ use crate::decide::Planned;
 use crate::engine;
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
+use crate::pending::TombstonePage;
 use crate::persist;
 use crate::store::{self, Effect, Gone, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
-use tandem_shared::{Error, Result};
+use tandem_shared::{Error, Result, Version};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | BOOKS bytes | \
                      ATTACH name prefix mode direction cluster timeline database | DETACH name | \
-                     ACK name seq [refused …] | QUEUE id seq | SEQ seq | EXPIRED id ghost | FORGET id …";
+                     ACK name seq [refused …] | QUEUE id seq | TOMBSTONES name seq last 0|1 | EXPIRED id ghost | WITHHELD id version | FORGET id …";
 
 /// TANDEM.EFFECT
 pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
@@ -83,9 +84,15 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             let (id, seq) = (args.text("id")?, args.unsigned("seq")?);
             engine::with_database(database, |database| database.pending.written(id, None, Some(seq)))?;
         }
-        "SEQ" => {
-            let seq = args.unsigned("seq")?;
-            engine::with_database(database, |database| database.pending.restore_seq(seq))?;
+        "TOMBSTONES" => {
+            let (name, seq) = (args.text("name")?, args.unsigned("seq")?);
+            let (last, is_end) = (args.text("last")?.into(), args.text("end")? == "1");
+            let page = TombstonePage { seq, last, is_end };
+            engine::with_database(database, |database| database.pending.tombstones_under_way(name, page))?;
+        }
+        "WITHHELD" => {
+            let (id, version) = (args.text("id")?, Version::parse(args.text("version")?)?);
+            engine::with_database(database, |database| database.withhold(id, version))?;
         }
         "EXPIRED" => {
             let (id, _) = args.id()?;

@@ -125,7 +125,7 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
             // The slot has moved while it was fetched. Those who wait are told so when they are woken.
             Err(keys::not_served(id, "nothing: it is asked for where its slot is now"))
         } else if encoded.is_empty() {
-            engine::with_database(database, |database| database.ghosts.remove(id))?;
+            engine::with_database(database, |database| database.is_known(id))?;
             Ok("absent")
         } else {
             take(context, id, encoded, is_full, Writer::Link(name)).and_then(|applied| {

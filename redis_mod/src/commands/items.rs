@@ -220,23 +220,32 @@ pub fn apply(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 struct Standing {
     status: &'static str,
     tiers: &'static str,
-    pending: bool,
+    direction: Option<&'static str>,
 }
 
 fn standing(database: &Database, id: &str, item: Option<&Item>) -> Standing {
-    let waits = database.pending.get(id).is_some();
+    const TO_POSTGRES: Option<&str> = Some("to_postgres");
     let takers = || database.pending.links().filter(|(_, link)| takes(&link.scope, id));
     let is_on_its_way = || takers().any(|(name, link)| !link.is_compared || database.waits(name, id));
-    let (status, tiers) = match item {
-        Some(item) if item.local() => ("local", "redis"),
-        Some(_) if takers().next().is_none() => ("unlinked", "redis"),
-        Some(_) if is_on_its_way() => ("pending", "redis"),
-        Some(_) if takers().any(|(_, link)| link.refused.contains_key(id)) => ("refused", "redis"),
-        Some(_) => ("synced", "both"),
-        None if database.tombstones.contains_key(id) => ("removed", "none"),
-        None => ("missing", "none"),
+    let waits = database.pending.get(id);
+    let is_aside = || waits.is_some_and(|waiting| !waiting.aside.is_empty());
+    let is_dropped = || waits.is_some_and(|waiting| waiting.dropped.is_some());
+    let (status, tiers, direction) = match item {
+        Some(item) if item.local() => ("local", "redis", None),
+        Some(_) if takers().next().is_none() => ("unlinked", "redis", None),
+        Some(_) if is_on_its_way() => ("pending", "redis", TO_POSTGRES),
+        Some(_) if takers().any(|(_, link)| link.refused.contains_key(id)) => ("refused", "redis", None),
+        Some(_) => ("synced", "both", None),
+        None if database.tombstones.contains_key(id) => {
+            ("removed", "none", TO_POSTGRES.filter(|_| waits.is_some()))
+        }
+        None if is_aside() => ("pending", "redis", TO_POSTGRES),
+        None if database.ghosts.get(id).is_some() => ("expired", "postgres", None),
+        None if is_dropped() => ("dropped", "postgres", Some("to_redis")),
+        None if database.withheld.contains_key(id) => ("dropped", "postgres", None),
+        None => ("missing", "none", None),
     };
-    Standing { status, tiers, pending: (waits && status != "local") || status == "pending" }
+    Standing { status, tiers, direction }
 }
 
 /// TANDEM.STATUS
@@ -253,7 +262,10 @@ pub fn status(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let (standing, version, etag, accesses, last_access_ms) = match item {
         Some((standing, version, etag, accesses, last)) => (standing?, Some(version), etag, accesses, last),
         None => engine::with_database(database, |database| {
-            let version = database.tombstones.get(id).map(|tombstone| tombstone.version);
+            let removed = database.tombstones.get(id).map(|tombstone| tombstone.version);
+            let expired = || database.ghosts.get(id).map(|(version, _)| version);
+            let dropped = || database.pending.get(id).and_then(|waiting| waiting.dropped);
+            let version = removed.or_else(expired).or_else(dropped);
             (standing(database, id, None), version, None, 0, None)
         })?,
     };
@@ -266,7 +278,7 @@ pub fn status(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     reply.bulk("tiers");
     reply.bulk(standing.tiers);
     reply.bulk("direction");
-    reply.bulk_or_null(standing.pending.then_some("to_postgres"));
+    reply.bulk_or_null(standing.direction);
     reply.bulk("version");
     reply.integer_or_null(version.map(Version::get));
     reply.bulk("etag");

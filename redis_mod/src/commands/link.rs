@@ -342,16 +342,16 @@ fn reply_tombstones(context: &Context, pull: &Pull, (room, mut bytes): (usize, u
         };
         let last = last.clone();
         let seq = database.pending.take_number();
-        if let Some(link) = database.pending.link_mut(&pull.link) {
-            link.tombstone_page = Some(TombstonePage { seq, last, is_end });
-        }
-        Some((seq, page))
+        let under_way = TombstonePage { seq, last: last.clone(), is_end };
+        database.pending.tombstones_under_way(&pull.link, under_way);
+        Some((seq, page, last, is_end))
     })?;
-    let Some((seq, page)) = page else { return Ok(0) };
+    let Some((seq, page, last, is_end)) = page else { return Ok(0) };
     for (id, encoded) in &page {
         reply_entry(Reply::new(context), seq, id, Some(encoded));
     }
-    context.replicate("TANDEM.EFFECT", &["SEQ", &seq.to_string()]);
+    let is_end = if is_end { "1" } else { "0" };
+    context.replicate("TANDEM.EFFECT", &["TOMBSTONES", &pull.link, &seq.to_string(), &last, is_end]);
     Ok(page.len())
 }
 
