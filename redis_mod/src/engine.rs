@@ -3,7 +3,7 @@
 //! never held across a call into Redis, because that call may come back through a callback.
 
 use crate::clients::Clients;
-use crate::ghosts::{Both, Ghosts};
+use crate::ghosts::{Both, Copy, Ghosts};
 use crate::item::Item;
 use crate::pending::{EVERYTHING, Link, Pending, takes};
 use crate::reading::Reading;
@@ -99,9 +99,15 @@ impl Database {
         if self.tombstones.contains_key(id) || !self.pending.links().any(|(_, link)| link.scope.mirrors(id)) {
             return;
         }
-        // What the other side has refused is not there.
-        let is_refused = self.pending.links().any(|(_, link)| link.refused.contains_key(id));
-        self.ghosts.insert(id, version, copy.filter(|_| !is_refused), GHOST_BYTES_MAX);
+        // The other side has what it has compared or is about to take, unless it has refused it.
+        let has = |(name, link): (&str, &Link)| {
+            link.scope.mirrors(id)
+                && !link.refused.contains_key(id)
+                && (link.was_compared || self.pending.waits(name, id))
+        };
+        let is_counted = self.pending.links().any(has);
+        let copy = copy.map(|(digest, state)| Copy { digest, state, is_counted });
+        self.ghosts.insert(id, version, copy, GHOST_BYTES_MAX);
     }
 
     /// Whether a link has still to be told of an id.
@@ -129,7 +135,8 @@ impl Database {
         }
     }
 
-    /// A link has brought an id, and a key of another type is in its way. It is absent here, and is not on the other side.
+    /// A link has brought an id, and a key of another type is in its way. It is absent here, and is not on the other
+    /// side.
     pub fn withhold(&mut self, id: &str, version: Version) {
         let version = self.withheld.get(id).map_or(version, |before| version.max(*before));
         self.withheld.insert(id.into(), version);
@@ -140,14 +147,16 @@ impl Database {
         }
     }
 
-    /// Whether the copy of an id was dropped, or found no room, and a link has it or is about to have it: who wants it asks.
+    /// Whether the copy of an id was dropped, or found no room, and a link has it or is about to have it: who wants
+    /// it asks.
     pub fn is_away(&self, id: &str) -> bool {
         let is_aside = || self.pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
         self.pending.dropped_version(id).is_some() || self.withheld.contains_key(id) || is_aside()
     }
 
-    /// The version from which a write counts on where no item, and no tombstone, is: that which the copy had, or else the
-    /// highest of those which it may have had. The latter is bounded, as one id must not use up the versions of all.
+    /// The version from which a write counts on where no item, and no tombstone, is: that which the copy had, or else
+    /// the highest of those which it may have had. The latter is bounded, as one id must not use up the versions of
+    /// all.
     pub fn absent_version(&self, id: &str) -> Option<Version> {
         let dropped = self.pending.get(id).and_then(|waiting| waiting.dropped);
         let ghost = self.ghosts.get(id).map(|(version, _)| version);
@@ -195,9 +204,9 @@ impl Database {
         self.peers.values().fold(own, |longest, peer| longest.longer(*peer))
     }
 
-    /// Attaches a link. What lives here is compared when a link begins. What was removed leaves nothing to compare, so a
-    /// link is told of every tombstone from before. Returns whether it is new, or another than before by its scope or its
-    /// owner: then everything is to be compared.
+    /// Attaches a link. What lives here is compared when a link begins. What was removed leaves nothing to compare,
+    /// so a link is told of every tombstone from before. Returns whether it is new, or another than before by its
+    /// scope or its owner: then everything is to be compared.
     pub fn attach(&mut self, name: &str, scope: &Scope, owner: Option<&Owner>) -> bool {
         let present = self.owners.get(name);
         let is_anothers =
@@ -211,7 +220,7 @@ impl Database {
             // What the last one had says nothing of what this one has.
             self.ghosts = self.ghosts.forgotten();
             if let Some(link) = self.pending.link_mut(name) {
-                link.is_compared = false;
+                (link.is_compared, link.was_compared) = (false, false);
                 link.refused.clear();
             }
         }
@@ -229,10 +238,9 @@ impl Database {
         if let Some(reading) = self.readings.get_mut(name) {
             reading.is_whole = is_compared;
         }
-        match self.pending.link_mut(name) {
-            Some(Link { is_compared: known, .. }) => *known = is_compared,
-            None => return false,
-        }
+        let Some(link) = self.pending.link_mut(name) else { return false };
+        link.is_compared = is_compared;
+        link.was_compared |= is_compared;
         true
     }
 

@@ -305,8 +305,8 @@ fn everything_leaves(context: &Context, database: i32) {
     blocked::wake(database);
 }
 
-/// Keeps the revisions aside that wait in the books of `database` and are to be found in the keyspace of `keyspace`, or
-/// among the tombstones that were moved with it.
+/// Keeps the revisions aside that wait in the books of `database` and are to be found in the keyspace of `keyspace`,
+/// or among the tombstones that were moved with it.
 fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
     let waiting = engine::with(|engine| {
         engine.kept_for = (database != keyspace).then_some(database);
@@ -342,8 +342,8 @@ fn select(context: &Context, number: i32) {
     unsafe { raw::RedisModule_SelectDb.map(|select| select(context.get_raw(), number)) };
 }
 
-/// The child may rewrite the AOF, and without an RDB preamble the books go along with the first item. Where there is none
-/// they begin the part of the log that Redis has just opened.
+/// The child may rewrite the AOF, and without an RDB preamble the books go along with the first item. Where there is
+/// none they begin the part of the log that Redis has just opened.
 unsafe extern "C" fn on_fork(
     context: *mut raw::RedisModuleCtx,
     _: raw::RedisModuleEvent,

@@ -1,6 +1,7 @@
-//! Ghosts: ids whose copy has left a mirror for good, by expiry, while the other side has them still. What is put there
-//! next counts on from the version that the copy had, and in a comparison a ghost stands for its copy, so that nothing
-//! brings it back without its time to live.
+//! Ghosts: ids whose copy has left a mirror for good, by expiry, while the other side has them still. What is put
+//! there next counts on from the version that the copy had, and in a comparison a ghost stands for its copy, so that
+//! nothing brings it back without its time to live. It does so only where the other side is known to have the copy:
+//! else two sides would differ in something that neither of them has.
 //!
 //! They are bounded; of those that are forgotten the highest version stays, as a floor for what is put anywhere.
 //!
@@ -18,6 +19,21 @@ const GHOST_BYTES: usize = 200;
 struct Ghost {
     version: Version,
     age: u64,
+    /// Digest and state of a copy that the other side is not known to have.
+    uncounted: Option<Box<(Digest, Box<str>)>>,
+    /// A comparison has asked for it, as the other side has something else, and nothing was heard of it since.
+    is_doubted: bool,
+}
+
+/// What a ghost keeps of its copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copy<'a> {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its state.
+    pub state: &'a str,
+    /// Whether the other side is known to have it, so that it stands for the copy in comparisons.
+    pub is_counted: bool,
 }
 
 /// The ghosts of one database.
@@ -58,18 +74,20 @@ impl Ghosts {
         self.floor = self.floor.max(Some(version));
     }
 
-    /// An id becomes a ghost. `copy`: digest and state of its copy, none if the other side does not have it. The oldest are
-    /// forgotten beyond `bytes_max`.
-    pub fn insert(&mut self, id: &str, version: Version, copy: Option<(Digest, &str)>, bytes_max: usize) {
+    /// An id becomes a ghost. The oldest are forgotten beyond `bytes_max`.
+    pub fn insert(&mut self, id: &str, version: Version, copy: Option<Copy<'_>>, bytes_max: usize) {
         let version = self.remove(id).map_or(version, |before| before.max(version));
         self.last_age += 1;
         let id: Rc<str> = id.into();
         self.bytes += GHOST_BYTES + id.len();
         self.by_age.insert(self.last_age, id.clone());
-        if let Some((digest, state)) = copy {
-            self.index.insert(&id, digest, state);
+        let mut uncounted = None;
+        match copy {
+            Some(copy) if copy.is_counted => drop(self.index.insert(&id, copy.digest, copy.state)),
+            Some(copy) => uncounted = Some(Box::new((copy.digest, copy.state.into()))),
+            None => {}
         }
-        self.by_id.insert(id, Ghost { version, age: self.last_age });
+        self.by_id.insert(id, Ghost { version, age: self.last_age, uncounted, is_doubted: false });
         while self.bytes > bytes_max
             && let Some((_, oldest)) = self.by_age.first_key_value()
         {
@@ -92,10 +110,35 @@ impl Ghosts {
         Some(ghost.version)
     }
 
-    /// The version of a ghost, and the digest of its copy.
-    pub fn get(&self, id: &str) -> Option<(Version, Option<Digest>)> {
+    /// The version of a ghost, and what it keeps of its copy.
+    pub fn get(&self, id: &str) -> Option<(Version, Option<Copy<'_>>)> {
+        if self.by_id.is_empty() {
+            return None;
+        }
         let ghost = self.by_id.get(id)?;
-        Some((ghost.version, self.index.get(id)))
+        let counted = || {
+            let (digest, state) = self.index.get(id).zip(self.index.state(id))?;
+            Some(Copy { digest, state, is_counted: true })
+        };
+        let uncounted = ghost.uncounted.as_deref();
+        let uncounted = uncounted.map(|(digest, state)| Copy { digest: *digest, state, is_counted: false });
+        Some((ghost.version, uncounted.or_else(counted)))
+    }
+
+    /// A comparison asks for a ghost, which has no revision to give. Where it does so twice, and the other side has
+    /// brought nothing, that has nothing: the ghost stands for no copy any more. Returns whether it has changed.
+    pub fn doubt(&mut self, id: &str) -> bool {
+        if self.index.get(id).is_none() {
+            return false;
+        }
+        let Some(ghost) = self.by_id.get_mut(id) else { return false };
+        if !std::mem::replace(&mut ghost.is_doubted, true) {
+            return false;
+        }
+        let copy = self.index.get(id).zip(self.index.state(id));
+        ghost.uncounted = copy.map(|(digest, state)| Box::new((digest, state.into())));
+        self.index.remove(id);
+        true
     }
 
     /// No ghosts any more, and a floor above all of them.
@@ -114,12 +157,11 @@ impl Ghosts {
         &self.index
     }
 
-    /// All of them, the oldest first: id, version, and digest and state of the copy.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Version, Option<(Digest, &str)>)> {
+    /// All of them, the oldest first: id, version, and what is kept of the copy.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Version, Option<Copy<'_>>)> {
         self.by_age.values().filter_map(|id| {
-            let ghost = self.by_id.get(id)?;
-            let copy = self.index.get(id).zip(self.index.state(id));
-            Some((id.as_ref(), ghost.version, copy))
+            let (version, copy) = self.get(id)?;
+            Some((id.as_ref(), version, copy))
         })
     }
 }
@@ -142,8 +184,8 @@ impl Both<'_> {
         self.0.fingerprint(range) + self.1.fingerprint(range)
     }
 
-    /// Cuts a range into at most `parts` consecutive pieces, or two, that cover it exactly. Each is a fraction of it, whether
-    /// it holds copies or ghosts.
+    /// Cuts a range into at most `parts` consecutive pieces, or two, that cover it exactly. Each is a fraction of it,
+    /// whether it holds copies or ghosts.
     pub fn split(&self, range: &Range, parts: usize) -> Vec<Part> {
         if self.1.fingerprint(range).is_empty() {
             return self.0.split(range, parts);
@@ -208,12 +250,30 @@ mod tests {
         Digest([number; 32])
     }
 
+    fn copy(number: u8, is_counted: bool) -> Option<Copy<'static>> {
+        Some(Copy { digest: digest(number), state: "default", is_counted })
+    }
+
+    #[test]
+    fn only_what_the_other_side_has_is_counted() {
+        let mut ghosts = Ghosts::default();
+        ghosts.insert("a", version(1), copy(1, true), 10_000);
+        ghosts.insert("b", version(2), copy(2, false), 10_000);
+        assert_eq!((ghosts.len(), ghosts.index().len()), (2, 1));
+        assert_eq!(ghosts.get("b"), Some((version(2), copy(2, false))));
+        assert!(!ghosts.doubt("a") && !ghosts.doubt("b") && !ghosts.doubt("c"));
+        ghosts.insert("a", version(1), copy(1, true), 10_000);
+        assert!(!ghosts.doubt("a"), "the other side has brought it since");
+        assert!(ghosts.doubt("a") && !ghosts.doubt("a"));
+        assert_eq!((ghosts.get("a"), ghosts.index().len()), (Some((version(1), copy(1, false))), 0));
+    }
+
     #[test]
     fn the_oldest_are_forgotten_and_their_highest_version_stays() {
         let mut ghosts = Ghosts::default();
         let room = 3 * (GHOST_BYTES + 1);
         for (id, number) in [("z", 9), ("a", 2), ("m", 5), ("b", 1)] {
-            ghosts.insert(id, version(number), Some((digest(1), "default")), room);
+            ghosts.insert(id, version(number), copy(1, true), room);
         }
         assert_eq!((ghosts.len(), ghosts.bytes(), ghosts.floor()), (3, room, Some(version(9))));
         assert_eq!((ghosts.version("a"), ghosts.version("z")), (Some(version(2)), Some(version(9))));

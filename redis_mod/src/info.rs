@@ -30,8 +30,8 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
             let Some(database) = engine.databases.get(&number) else { continue };
             let root = database.compared().root().node_hash().unwrap_or_default();
             let line = format!(
-                "items={},local_items={},states={},tombstones={},ghosts={},ghost_bytes={},withheld={},links={},pending={},\
-                 pending_bytes={},index_bytes={},fetching={},filter_bytes={},root={root}",
+                "items={},local_items={},states={},tombstones={},ghosts={},ghost_bytes={},withheld={},\
+                 links={},pending={},pending_bytes={},index_bytes={},fetching={},filter_bytes={},root={root}",
                 database.index.len(),
                 database.locals.len(),
                 database.index.states().count(),

@@ -1,6 +1,6 @@
-//! `EXPIRE x 0` and its kin. Where the time to live that is asked for has passed, Redis deletes the key and announces it
-//! as it does DEL. But DEL drops a copy, which a mirror brings back, and this one is meant to be gone. So each command is
-//! looked at before it runs, for its name.
+//! `EXPIRE x 0` and its kin. Where the time to live that is asked for has passed, Redis deletes the key and announces
+//! it as it does DEL. But DEL drops a copy, which a mirror brings back, and this one is meant to be gone. So each
+//! command is looked at before it runs, for its name.
 
 use crate::guard::caught;
 use redis_module::{Context, RedisString, raw};

@@ -3,7 +3,8 @@
 //! current revision is read from the keyspace when a link pulls. What can no longer be read there (the copy was
 //! dropped, or a foreign revision of the same version replaced it) is kept aside, encoded, until acknowledged.
 //!
-//! Each link has a queue of its own, of what it carries and is to be told. An id that is in no queue is not in the set.
+//! Each link has a queue of its own, of what it carries and is to be told. An id that is in no queue is not in the
+//! set.
 //!
 //! No Redis type here: the rules are tested without a server.
 
@@ -87,6 +88,8 @@ pub struct Link {
     pub acked: u64,
     /// Both sides were compared since it was attached. Until then nobody knows what the other side has.
     pub is_compared: bool,
+    /// They were once, also before a restart: what was not to be taken then, nor since, is there or was.
+    pub was_compared: bool,
     /// Ids whose last revision from here the other side has refused, and the numbers that those had.
     pub refused: BTreeMap<Box<str>, u64>,
     /// Tombstones after this id are still to be told of: those from before it was attached.
@@ -116,8 +119,8 @@ pub struct TombstonePage {
 #[derive(Debug)]
 struct Queued {
     id: Rc<str>,
-    /// The number under which it waited first. What was written under that has not been taken, however often the id was
-    /// written again since.
+    /// The number under which it waited first. What was written under that has not been taken, however often the id
+    /// was written again since.
     since: u64,
 }
 
@@ -127,6 +130,7 @@ impl Link {
             scope,
             acked,
             is_compared: false,
+            was_compared: false,
             refused: BTreeMap::new(),
             tombstones_after: None,
             tombstone_page: None,
@@ -293,8 +297,9 @@ impl Pending {
             .filter_map(|(_, queued)| Some((queued.id.as_ref(), self.entries.get(&queued.id)?)))
     }
 
-    /// Attaches a link, or changes what it carries. What is in the keyspace before is compared, not queued; `has_tombstones`:
-    /// those are in no comparison, so it is told of them. True if its name is new or it carries something else than before.
+    /// Attaches a link, or changes what it carries. What is in the keyspace before is compared, not queued;
+    /// `has_tombstones`: those are in no comparison, so it is told of them. True if its name is new or it carries
+    /// something else than before.
     pub fn attach(&mut self, name: &str, scope: &Scope, has_tombstones: bool) -> bool {
         if self.links.get(name).is_some_and(|link| link.scope == *scope) {
             return false;
@@ -319,7 +324,8 @@ impl Pending {
         true
     }
 
-    /// A link has taken everything up to `seq` but for the ids refused. Returns how many entries nobody waits for any more.
+    /// A link has taken everything up to `seq` but for the ids refused. Returns how many entries nobody waits for any
+    /// more.
     pub fn acknowledge(&mut self, name: &str, seq: u64, refused: &[&str]) -> Option<usize> {
         let seq = seq.min(self.last_seq);
         let link = self.links.get_mut(name)?;
@@ -368,8 +374,8 @@ impl Pending {
         self.put(id, waiting, seq)
     }
 
-    /// The copy of an id was dropped. Its revision is kept aside if a link has still to take it; a link that mirrors the id
-    /// then brings the copy back. Returns its sequence number, or `None` when no link is to be told.
+    /// The copy of an id was dropped. Its revision is kept aside if a link has still to take it; a link that mirrors
+    /// the id then brings the copy back. Returns its sequence number, or `None` when no link is to be told.
     pub fn dropped(&mut self, id: &str, version: Version, encoded: impl FnOnce() -> Vec<u8>) -> Option<u64> {
         if self.links.is_empty() {
             return None;
@@ -389,8 +395,8 @@ impl Pending {
         self.dropped(EVERYTHING, version_high, Vec::new)
     }
 
-    /// A copy that was just dropped has expired, and is meant to be gone: no link is to bring it back. What of it was not
-    /// taken yet waits all the same.
+    /// A copy that was just dropped has expired, and is meant to be gone: no link is to bring it back. What of it was
+    /// not taken yet waits all the same.
     pub fn expired(&mut self, id: &str) {
         let Some(waiting) = self.entries.get(id) else { return };
         if waiting.dropped.is_none() {

@@ -7,15 +7,16 @@
 //! | databases | u32 count, then each: |
 //! | number | i32 |
 //! | last sequence, highest version | u64, u64 (0: none) |
-//! | links | u32 count of (text name, u64 acknowledged sequence, text prefix, text mode, text direction, u8 1 if tombstones are owed, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
+//! | links | u32 count of (text name, u64 acknowledged sequence, text prefix, text mode, text direction, u8 flags: 1 tombstones are owed, 2 it was compared, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
 //! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 flags: 1 a dropped copy is aside, 2 what is in the keyspace is to be taken, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
 //! | withheld | u32 count of (text id, u64 version) |
-//! | ghosts | u64 floor or 0, u32 count, the oldest first, of (text id, u64 version, bytes digest or none, text state) |
+//! | ghosts | u64 floor or 0, u32 count, the oldest first, of (text id, u64 version, bytes digest or none, text state, u8 1 if it counts) |
 //!
 //! Integers are little-endian; text and bytes have a u32 length before them. Nothing may follow.
 
 use crate::engine::{Database, Engine, GHOST_BYTES_MAX};
+use crate::ghosts::Copy;
 use crate::pending::{Link, Pending, Waiting};
 use crate::reading::Reading;
 use redis_module::raw;
@@ -30,6 +31,10 @@ const FORMAT: u8 = 3;
 const COPY_IS_ASIDE: u8 = 1;
 /// What is in the keyspace is to be taken.
 const IS_WRITTEN: u8 = 2;
+/// A link is to be told of older tombstones.
+const TOMBSTONES_ARE_OWED: u8 = 1;
+/// A link was compared once.
+const WAS_COMPARED: u8 = 2;
 
 /// Encodes the books.
 pub fn save(engine: &mut Engine) -> Vec<u8> {
@@ -56,7 +61,6 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
         put_bytes(out, id.as_bytes());
         out.extend(waiting.dropped.map_or(0, Version::get).to_le_bytes());
         put_bytes(out, waiting.origin.as_deref().unwrap_or_default().as_bytes());
-        let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         out.push(flag(COPY_IS_ASIDE, waiting.copy_is_aside) | flag(IS_WRITTEN, waiting.is_written));
         put_u32(out, waiting.aside.len());
         for revision in &waiting.aside {
@@ -78,16 +82,23 @@ fn save_database(out: &mut Vec<u8>, database: &Database) {
     for (id, version, copy) in database.ghosts.iter() {
         put_bytes(out, id.as_bytes());
         out.extend(version.get().to_le_bytes());
-        put_bytes(out, copy.as_ref().map_or(&[][..], |(digest, _)| &digest.0));
-        put_bytes(out, copy.map_or("", |(_, state)| state).as_bytes());
+        put_bytes(out, copy.as_ref().map_or(&[][..], |copy| &copy.digest.0));
+        put_bytes(out, copy.map_or("", |copy| copy.state).as_bytes());
+        out.push(u8::from(copy.is_some_and(|copy| copy.is_counted)));
     }
+}
+
+fn flag(flag: u8, is_set: bool) -> u8 {
+    if is_set { flag } else { 0 }
 }
 
 fn save_link(out: &mut Vec<u8>, name: &str, link: &Link, owner: Option<&Owner>) {
     put_bytes(out, name.as_bytes());
     out.extend(link.acked.to_le_bytes());
     link.scope.words().iter().for_each(|word| put_bytes(out, word.as_bytes()));
-    out.push(u8::from(link.tombstones_after.is_some()));
+    out.push(
+        flag(TOMBSTONES_ARE_OWED, link.tombstones_after.is_some()) | flag(WAS_COMPARED, link.was_compared),
+    );
     put_bytes(out, link.tombstones_after.as_deref().unwrap_or_default().as_bytes());
     put_bytes(out, owner.map_or("", |owner| &owner.cluster).as_bytes());
     out.extend(owner.map_or(0, |owner| owner.timeline).to_le_bytes());
@@ -254,7 +265,11 @@ impl<'a> Reader<'a> {
             let id = self.text()?;
             let version = self.version()?.ok_or_else(|| corrupt("a ghost has no version".to_owned()))?;
             let (digest, state) = (self.bytes()?, self.text()?);
-            let copy = if digest.is_empty() { None } else { Some((Digest::from_slice(digest)?, state)) };
+            let is_counted = self.integer(1)? == 1;
+            let copy = match digest {
+                [] => None,
+                digest => Some(Copy { digest: Digest::from_slice(digest)?, state, is_counted }),
+            };
             database.ghosts.insert(id, version, copy, GHOST_BYTES_MAX);
         }
         Ok(database)
@@ -265,9 +280,10 @@ impl<'a> Reader<'a> {
         let acked = self.integer(8)?;
         let scope = Scope::parse(self.text()?, self.text()?, self.text()?)?;
         let mut link = Pending::saved_link(scope.clone(), acked);
-        let are_owed = self.integer(1)? == 1;
+        let flags = self.integer(1)? as u8;
         let after = self.text()?;
-        link.tombstones_after = are_owed.then(|| after.into());
+        link.tombstones_after = (flags & TOMBSTONES_ARE_OWED != 0).then(|| after.into());
+        link.was_compared = flags & WAS_COMPARED != 0;
         let cluster = self.text()?;
         let (timeline, number) = (self.integer(8)?, self.integer(8)?);
         for _ in 0..self.count()? {
@@ -316,6 +332,7 @@ mod tests {
         database.tombstones.insert("gone".into(), tombstone.clone());
         database.attach("pg", &Scope::parse("a", "cache", "both").unwrap(), Some(&owner));
         database.attach("all", &Scope::everything(), None);
+        database.compared_by("all", true);
         database.pending.written("a", None, None);
         database.pending.dropped("a", tombstone.version, || vec![1, 2, 3]);
         database.pending.written("b", Some("other"), None);
@@ -343,7 +360,8 @@ mod tests {
         let link = database.pending.link("pg").unwrap();
         assert!(link.scope.is_cache() && link.owes_tombstone("a2") && !link.is_compared);
         assert_eq!(database.owners["pg"].database, 5);
-        assert_eq!(database.pending.link("all").unwrap().refused.len(), 1);
+        let all = database.pending.link("all").unwrap();
+        assert!(all.refused.len() == 1 && all.was_compared && !all.is_compared);
         assert_eq!((database.readings.len(), database.withheld.len()), (2, 1));
         let mut again = vec![FORMAT];
         put_u32(&mut again, 1);

@@ -92,7 +92,8 @@ pub fn waits<'a>(
 }
 
 /// As [`waits`] for a command that writes an item only where there is none: through a link in cache mode Postgres
-/// decides whose item it is, so that all who ask at once, on both sides, see the same one. `offer`: the item, encoded.
+/// decides whose item it is, so that all who ask at once, on both sides, see the same one. `offer`: the item,
+/// encoded.
 pub fn waits_for_first(
     context: &Context,
     command: (&[RedisString], Handler),

@@ -4,7 +4,8 @@
 use crate::blocked;
 use crate::cdc;
 use crate::decide::{Answer, Change, Current, Planned, plan, plan_removal_of_gone};
-use crate::engine::{self, Database, OwnWrite};
+use crate::engine::{self, Database, GHOST_BYTES_MAX, OwnWrite};
+use crate::ghosts::Copy;
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
 use crate::pending::takes;
@@ -189,8 +190,9 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
             let since = database.binding(retention).bound_since(now);
-            if let Some(known) = database.ghosts.get(id) {
+            if let Some((version, copy)) = database.ghosts.get(id) {
                 let is_settled = writer != Writer::Client && database.pending.get(id).is_none();
+                let known = (version, copy.map(|copy| copy.digest));
                 return decide_apply_gone(&digest_key, id, known, &revision.head(), is_settled);
             }
             let current = database.tombstones.get(id).map(Revision::head);
@@ -234,7 +236,8 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     Ok(applied)
 }
 
-/// A link has brought what is here already, or what has left here: the other side has it, whatever was thought before.
+/// A link has brought what is here already, or what has left here: the other side has it, whatever was thought
+/// before.
 fn stands_on_both_sides(
     context: &Context,
     (number, id): (i32, &str),
@@ -248,10 +251,11 @@ fn stands_on_both_sides(
             link.refused.remove(id);
         }
         let (version, known) = database.ghosts.get(id)?;
-        if known == digest {
+        let copy = digest.zip(state).map(|(digest, state)| Copy { digest, state, is_counted: true });
+        if known == copy {
             return None;
         }
-        database.becomes_ghost(id, version, digest.zip(state));
+        database.ghosts.insert(id, version, copy, GHOST_BYTES_MAX);
         Some(Gone::of(database, id, version).encode())
     })?;
     if let Some(gone) = changed {
@@ -260,18 +264,31 @@ fn stands_on_both_sides(
     Ok(())
 }
 
-/// What a link brings for a ghost, if it is what has left: it is there for the commands that wait for it, and stays away
-/// from the keyspace. Errors: `CORRUPT`.
+/// What a link brings for a ghost, if it is what has left: it is there for the commands that wait for it, and stays
+/// away from the keyspace. Errors: `CORRUPT`.
 pub fn recall(number: i32, id: &str, encoded: &[u8]) -> Result<()> {
     let revision = codec::decode(encoded, Source::Foreign)?;
     let digest = revision.digest(&digest_key()?, id);
     engine::with_database(number, |database| {
-        let is_what_left =
-            digest.is_some() && database.ghosts.get(id).is_some_and(|(_, known)| known == digest);
+        let known = database.ghosts.get(id).and_then(|(_, copy)| copy).map(|copy| copy.digest);
+        let is_what_left = digest.is_some() && known == digest;
         if is_what_left {
             database.recalled.insert(id.into(), Item::new(revision, false));
         }
     })
+}
+
+/// A comparison asks for an id that is not here.
+pub fn doubt(context: &Context, id: &str) -> Result<()> {
+    let changed = engine::with_database(selected(context), |database| {
+        let version = database.ghosts.get(id).map(|(version, _)| version)?;
+        let changed = database.ghosts.doubt(id);
+        changed.then(|| Gone::of(database, id, version).encode())
+    })?;
+    if let Some(gone) = changed {
+        context.replicate("TANDEM.EFFECT", &[b"EXPIRED".as_slice(), id.as_bytes(), &gone]);
+    }
+    Ok(())
 }
 
 /// Runs `work` on what the other side has of a ghost, if it was recalled.
@@ -312,7 +329,7 @@ fn plan_absent(
 fn is_gone(number: i32, id: &str) -> Result<bool> {
     engine::with_database(number, |database| {
         !database.tombstones.contains_key(id)
-            && database.ghosts.get(id).is_some_and(|(_, digest)| digest.is_some())
+            && database.ghosts.get(id).is_some_and(|(_, copy)| copy.is_some())
     })
 }
 
@@ -328,7 +345,7 @@ pub fn replay_expiry(context: &Context, id: &str, gone: &Gone<'_>) -> Result<()>
     drop(key);
     engine::with_database(number, |database| {
         database.pending.expired(id);
-        database.becomes_ghost(id, gone.version, gone.copy);
+        database.ghosts.insert(id, gone.version, gone.copy, GHOST_BYTES_MAX);
         database.pending.restore_seq(gone.last_seq);
     })
 }
@@ -363,8 +380,8 @@ pub fn digest_key() -> Result<DigestKey> {
     engine::with(|engine| engine.key.clone())
 }
 
-/// Gives `work` what is known of an id that is not in the keyspace: its tombstone, or the version that the copy had which
-/// has left, from which a new write counts on; else it would lose against what the link already took.
+/// Gives `work` what is known of an id that is not in the keyspace: its tombstone, or the version that the copy had
+/// which has left, from which a new write counts on; else it would lose against what the link already took.
 fn with_absent<T>(database: i32, id: &str, work: impl FnOnce(Option<&Head<'_>>) -> T) -> Result<T> {
     engine::with_database(database, |database| {
         if let Some(tombstone) = database.tombstones.get(id) {
@@ -474,7 +491,8 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
     })
 }
 
-/// What a link's revision of the same version took the place of was kept aside where the command ran, and is here too.
+/// What a link's revision of the same version took the place of was kept aside where the command ran, and is here
+/// too.
 fn keep_replayed_loser(database: i32, id: &str, key: &WritableKey, planned: &Planned) -> Result<()> {
     let digest_key = digest_key()?;
     let offered = match &planned.change {
@@ -588,22 +606,23 @@ impl<'a> Effect<'a> {
     }
 }
 
-/// What a replica must know of a copy that has left for good: `TANDEM.EFFECT EXPIRED id gone`. Version and last sequence
-/// number (u64, u64), little-endian; and of one that the other side has, 32 bytes of digest and the state.
+/// What a replica must know of a copy that has left for good: `TANDEM.EFFECT EXPIRED id gone`. Version and last
+/// sequence number (u64, u64), little-endian; and where they are known one byte, 1 if the other side has the copy, 32
+/// bytes of digest, and the state.
 pub struct Gone<'a> {
     /// The version that the copy had.
     pub version: Version,
     /// The number that was given last in the links' books.
     pub last_seq: u64,
-    /// Digest and state of the copy, none if the other side does not have it.
-    pub copy: Option<(Digest, &'a str)>,
+    /// What is kept of the copy.
+    pub copy: Option<Copy<'a>>,
 }
 
 impl<'a> Gone<'a> {
     /// What is to be said of a ghost.
     pub fn of(database: &'a Database, id: &str, version: Version) -> Gone<'a> {
-        let index = database.ghosts.index();
-        Gone { version, last_seq: database.pending.last_seq(), copy: index.get(id).zip(index.state(id)) }
+        let copy = database.ghosts.get(id).and_then(|(_, copy)| copy);
+        Gone { version, last_seq: database.pending.last_seq(), copy }
     }
 
     /// Its bytes.
@@ -611,9 +630,10 @@ impl<'a> Gone<'a> {
         let mut out = Vec::with_capacity(80);
         out.extend(self.version.get().to_le_bytes());
         out.extend(self.last_seq.to_le_bytes());
-        if let Some((digest, state)) = self.copy {
-            out.extend(digest.0);
-            out.extend(state.as_bytes());
+        if let Some(copy) = self.copy {
+            out.push(copy.is_counted.into());
+            out.extend(copy.digest.0);
+            out.extend(copy.state.as_bytes());
         }
         out
     }
@@ -623,12 +643,13 @@ impl<'a> Gone<'a> {
         let refused = || Error::corrupt("expiry", "it is cut short or no text");
         let (version, rest) = bytes.split_first_chunk::<8>().ok_or_else(refused)?;
         let (last_seq, copy) = rest.split_first_chunk::<8>().ok_or_else(refused)?;
-        let copy = match copy.split_first_chunk::<32>() {
-            Some((digest, state)) => {
-                Some((Digest(*digest), std::str::from_utf8(state).map_err(|_| refused())?))
+        let copy = match copy.split_first() {
+            None => None,
+            Some((is_counted, copy)) => {
+                let (digest, state) = copy.split_first_chunk::<32>().ok_or_else(refused)?;
+                let state = std::str::from_utf8(state).map_err(|_| refused())?;
+                Some(Copy { digest: Digest(*digest), state, is_counted: *is_counted == 1 })
             }
-            None if copy.is_empty() => None,
-            None => return Err(refused()),
         };
         let version = Version::new(u64::from_le_bytes(*version).into())?;
         Ok(Gone { version, last_seq: u64::from_le_bytes(*last_seq), copy })

@@ -16,7 +16,8 @@ impl Version {
     /// The version of a first put.
     pub const FIRST: Version = Version(1);
 
-    /// The highest version that is counted on from where it is not known to be the id's own: there are as many above it.
+    /// The highest version that is counted on from where it is not known to be the id's own: there are as many above
+    /// it.
     pub const FLOOR_MAX: Version = Version(1 << 62);
 
     /// Checks a version. Errors: `INVALID` for 0, negative numbers and numbers above 2^63 - 1.

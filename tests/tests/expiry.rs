@@ -1,5 +1,5 @@
-//! Copies that expire in a mirror: they are gone from Redis, Postgres has them still, and whatever happens later neither
-//! brings them back without their time to live nor takes them for something that never was.
+//! Copies that expire in a mirror: they are gone from Redis, Postgres has them still, and whatever happens later
+//! neither brings them back without their time to live nor takes them for something that never was.
 
 use ::redis::{Connection, Value};
 use postgres::Client;
@@ -461,4 +461,61 @@ fn an_item_whose_key_was_taken_is_known_when_the_key_is_free() {
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "0"]), 1);
     assert_eq!(payload_in_postgres(&mut client, "put").as_deref(), Some("\"new\""));
     wait::until_or(DEADLINE, || is_equal(&mut client, &mut redis), || pair.report());
+}
+
+/// What has expired stands for its copy only as far as the other side is known to have it.
+#[test]
+fn a_ghost_counts_where_the_other_side_has_the_copy() {
+    let server = Redis::start(Options::in_memory());
+    let (mut redis, mut worker) = (server.connect(), server.connect());
+    let root = |redis: &mut Connection| root_of_redis(redis);
+    let expire = |redis: &mut Connection, id: &str| {
+        ask(redis, &["PEXPIRE", id, "5"]);
+        wait::until("it expires", DEADLINE, || is_gone(redis, id));
+    };
+    ask(&mut redis, &["TANDEM.PUT", "x", "[1]"]);
+    let of_x = root(&mut redis);
+    let words: [&[u8]; 3] = [b"TANDEM.LINK", b"FETCH", b"x"];
+    let Ok(Value::Array(fetched)) = send(&mut redis, &words) else { panic!("FETCH answers") };
+    let Value::BulkString(revision) = fetched[0].clone() else { panic!("x is there") };
+    // It was there before the link, which has not compared yet.
+    by_hand::try_attach(&mut worker, &by_hand::attachment("pg")).expect("it is nobody's");
+    expire(&mut redis, "x");
+    assert_eq!(
+        (root(&mut redis), field(&mut redis, "ghosts")),
+        (None, 1),
+        "nobody knows what the other side has"
+    );
+    let push = |redis: &mut Connection| {
+        let words: [&[u8]; 5] = [b"TANDEM.LINK", b"PUSH", b"pg", b"x", &revision];
+        send(redis, &words).expect("PUSH answers")
+    };
+    assert_eq!(push(&mut worker), Value::Array(vec![Value::BulkString(b"unchanged".to_vec())]));
+    assert_eq!(
+        (root(&mut redis), ask_number(&mut redis, &["DBSIZE"])),
+        (of_x.clone(), 0),
+        "it has it, and it stays away"
+    );
+    // A comparison that finds it here only asks for it; where it does so again nothing came of it.
+    for counts in [true, false] {
+        let Ok(Value::Array(fetched)) = send(&mut worker, &words) else { panic!("FETCH answers") };
+        assert_eq!(fetched, [Value::Nil]);
+        assert_eq!(root(&mut redis).is_some(), counts);
+    }
+    assert_eq!(push(&mut worker), Value::Array(vec![Value::BulkString(b"unchanged".to_vec())]));
+    assert_eq!(root(&mut redis), of_x);
+
+    // What is on its way counts, and what was refused does not.
+    ask(&mut worker, &["TANDEM.LINK", "READY", "pg"]);
+    ask(&mut redis, &["TANDEM.PUT", "y", "[1]"]);
+    let with_y = root(&mut redis);
+    expire(&mut redis, "y");
+    assert_eq!(root(&mut redis), with_y);
+    ask(&mut redis, &["TANDEM.PUT", "z", "[1]"]);
+    let attached = by_hand::attach_as(&mut worker, &by_hand::attachment("pg"));
+    let seq = attached.seq.to_string();
+    ask(&mut worker, &["TANDEM.LINK", "ACK", "pg", &attached.run, &seq, "REFUSED", "z"]);
+    expire(&mut redis, "z");
+    assert_eq!(root(&mut redis), with_y);
+    assert_eq!(version(ask(&mut redis, &["TANDEM.PUT", "z", "[2]"])), 2);
 }

@@ -1,5 +1,5 @@
-//! What waits in Redis for links, seen by links that a test plays: nothing that was acknowledged to a client is lost when
-//! databases are swapped or emptied, links come and go, or a replica takes over; and nobody waits for nothing.
+//! What waits in Redis for links, seen by links that a test plays: nothing that was acknowledged to a client is lost
+//! when databases are swapped or emptied, links come and go, or a replica takes over; and nobody waits for nothing.
 
 use ::redis::{Connection, Value};
 use tandem_shared::codec::{Source, decode, encode};
@@ -225,7 +225,8 @@ fn one_high_version_does_not_use_up_those_of_all() {
     assert_eq!(ask_number(&mut redis, &["TANDEM.REMOVE", "b"]), 1);
 }
 
-/// Tombstones from before a link was attached do not fill the set, and are all told of, whatever is restarted meanwhile.
+/// Tombstones from before a link was attached do not fill the set, and are all told of, whatever is restarted
+/// meanwhile.
 #[test]
 fn a_new_link_is_told_of_older_tombstones_in_pages() {
     const REMOVED: usize = 250;

@@ -16,7 +16,8 @@ use tandem_shared::{Error, Result, Version};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | BOOKS bytes | \
                      ATTACH name prefix mode direction cluster timeline database | DETACH name | \
-                     ACK name seq [refused …] | QUEUE id seq | TOMBSTONES name seq last 0|1 | EXPIRED id ghost | WITHHELD id version | FORGET id …";
+                     ACK name seq [refused …] | QUEUE id seq | TOMBSTONES name seq last 0|1 | \
+                     EXPIRED id ghost | WITHHELD id version | FORGET id …";
 
 /// TANDEM.EFFECT
 pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {

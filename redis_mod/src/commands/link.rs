@@ -24,8 +24,8 @@ use tandem_shared::link::{Acknowledgement, Attachment, PROTOCOL, check_name};
 use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Fingerprint, Range, Result};
 
-const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|FETCH|\
-     PENDING|WAITS|LIST|HASKEY …";
+const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|\
+     FETCH|PENDING|WAITS|LIST|HASKEY …";
 /// Longest time a pull blocks.
 const BLOCK_MS_MAX: u64 = 60_000;
 
@@ -138,8 +138,8 @@ pub fn check_owner(database: i32, name: &str, args: &mut Args<'_>) -> Result<()>
     })
 }
 
-/// Checks that a link may be another one's from now on. Errors: `NOLINK` for who was replaced by the one that has it, and
-/// for another database beside that one.
+/// Checks that a link may be another one's from now on. Errors: `NOLINK` for who was replaced by the one that has it,
+/// and for another database beside that one.
 fn check_takes_over(database: &Database, name: &str, owner: &Owner) -> Result<()> {
     let Some(present) = database.owners.get(name) else { return Ok(()) };
     let refused = |problem: String, remedy: &str| {
@@ -160,8 +160,8 @@ fn check_takes_over(database: &Database, name: &str, owner: &Owner) -> Result<()
         );
         return refused(
             problem,
-            "unlink it in one of the two and link it under another name; if the other database is gone, TANDEM.LINK DETACH \
-             with the link's name frees it in Redis",
+            "unlink it in one of the two and link it under another name; if the other database is gone, \
+             TANDEM.LINK DETACH with the link's name frees it in Redis",
         );
     }
     Ok(())
@@ -267,8 +267,8 @@ impl Wanted {
     }
 }
 
-/// Answers a pull from the selected database. `is_running`: by the command itself, and not later when it was blocked; only
-/// then replicas can be told of the number that owed tombstones get.
+/// Answers a pull from the selected database. `is_running`: by the command itself, and not later when it was blocked;
+/// only then replicas can be told of the number that owed tombstones get.
 pub fn answer_pull(context: &Context, pull: &Pull, is_running: bool) -> Result<()> {
     let number = selected(context);
     let wanted: Vec<Wanted> = engine::with_database(number, |database| {
@@ -482,8 +482,8 @@ fn check_room(database: i32, id: &str) -> Result<()> {
     if waits { Ok(()) } else { Err(no_room()) }
 }
 
-/// Whether Redis would refuse a write for want of memory. More than `maxmemory` in use is not enough: where keys may be
-/// evicted, they are before the next command.
+/// Whether Redis would refuse a write for want of memory. More than `maxmemory` in use is not enough: where keys may
+/// be evicted, they are before the next command.
 pub fn is_full(context: &Context) -> bool {
     if !context.get_flags().contains(ContextFlags::OOM) {
         return false;
@@ -577,7 +577,11 @@ fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 fn fetch(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let (mut found, mut bytes) = (Vec::new(), 0);
     while args.left() > 0 && bytes < PAGE_BYTES_MAX {
-        let revision = current_revision(context, args.text("id")?)?;
+        let id = args.text("id")?;
+        let revision = current_revision(context, id)?;
+        if revision.is_none() {
+            store::doubt(context, id)?;
+        }
         bytes += revision.as_ref().map_or(0, Vec::len);
         found.push(revision);
     }
