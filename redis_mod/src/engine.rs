@@ -177,10 +177,16 @@ impl Database {
         was_there
     }
 
-    /// Forgets the ghosts where no link is left that mirrors anything.
+    /// Forgets the ghosts that no link mirrors any more.
     fn forget_ghosts_of_nobody(&mut self) {
-        if self.pending.links().all(|(_, link)| link.scope.is_cache()) {
+        if !self.pending.has_links() {
             self.ghosts = Ghosts::default();
+        }
+        let is_mirrored = |id: &str| self.pending.links().any(|(_, link)| link.scope.mirrors(id));
+        let ids = self.ghosts.iter().map(|(id, ..)| id);
+        let unmirrored: Vec<Box<str>> = ids.filter(|id| !is_mirrored(id)).map(Into::into).collect();
+        for id in unmirrored {
+            self.ghosts.remove(&id);
         }
     }
 
@@ -229,7 +235,9 @@ impl Database {
         } else if self.readings.get(name).is_none_or(|reading| reading.scope != *scope) {
             self.readings.insert(name.into(), Reading::new(scope.clone()));
         }
-        self.forget_ghosts_of_nobody();
+        if is_other {
+            self.forget_ghosts_of_nobody();
+        }
         is_other || is_anothers
     }
 

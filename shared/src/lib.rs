@@ -21,6 +21,7 @@ pub mod digest;
 pub mod error;
 pub mod filter;
 pub mod fingerprint;
+pub mod gone;
 pub mod id;
 pub mod index;
 pub mod join;

@@ -102,7 +102,10 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "FORGET" => {
             while args.left() > 0 {
                 let id = args.text("id")?;
-                engine::with_database(database, |database| database.tombstones.remove(id))?;
+                engine::with_database(database, |database| {
+                    database.tombstones.remove(id);
+                    database.ghosts.remove(id);
+                })?;
             }
         }
         other => return Err(unknown_option(other, USAGE)),
