@@ -17,7 +17,7 @@ pub fn forget_ghosts(context: &Context) -> Result<()> {
     if !context.get_flags().contains(ContextFlags::CLUSTER) || !may_write(context) {
         return Ok(());
     }
-    if engine::with_database(DATABASE, |database| database.ghosts.len() == 0)? {
+    if engine::with_database(DATABASE, |database| database.ghosts.index().is_empty())? {
         return Ok(());
     }
     let options = CallOptionsBuilder::new().errors_as_replies().build();

@@ -229,7 +229,10 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         if indexed != items {
             problems.push(format!("the index counts {indexed}, the keyspace {items}"));
         }
-        for index in [&database.index, &database.locals] {
+        if let Some((id, ..)) = database.ghosts.iter().find(|(id, ..)| database.index.get(id).is_some()) {
+            problems.push(format!("item {id} is here and is a ghost"));
+        }
+        for index in [&database.index, &database.locals, database.ghosts.index()] {
             if let Err(error) = index.verify() {
                 problems.push(error.to_string());
             }
