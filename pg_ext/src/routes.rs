@@ -131,14 +131,18 @@ fn run(client: &mut SpiClient<'_>, statement: &str) -> Outcome<u64> {
 /// Runs a statement that moves rows out of an attached table or into it, without a trace in the log. Returns the
 /// number that it counts.
 fn moving(client: &mut SpiClient<'_>, attached: &str, statement: &str) -> Outcome<i64> {
-    let triggers =
-        |word| format!("ALTER TABLE {attached} {word} TRIGGER tandem_insert, {word} TRIGGER tandem_delete");
-    run(client, &triggers("DISABLE"))?;
-    let own = store::OwnWrite::begin();
+    run(
+        client,
+        &format!("ALTER TABLE {attached} DISABLE TRIGGER _tandem_capture, DISABLE TRIGGER zz_tandem_row"),
+    )?;
     let moved = client.update(statement, None, &[])?;
-    drop(own);
     let moved = moved.first().get_one::<i64>()?.unwrap_or(0);
-    run(client, &triggers("ENABLE"))?;
+    run(
+        client,
+        &format!(
+            "ALTER TABLE {attached} ENABLE ALWAYS TRIGGER _tandem_capture, ENABLE ALWAYS TRIGGER zz_tandem_row"
+        ),
+    )?;
     Ok(moved)
 }
 

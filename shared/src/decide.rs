@@ -35,6 +35,8 @@ pub struct Restated {
     pub state: State,
     /// The new audit object.
     pub audit: Option<Audit>,
+    /// Whether the item stays in its tier, as before.
+    pub local: bool,
 }
 
 /// What applying a foreign revision comes to.
@@ -171,6 +173,7 @@ pub fn decide_state(
         timestamp: now,
         state: request.state,
         audit: request.audit,
+        local: live.local,
     }))
 }
 

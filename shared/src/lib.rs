@@ -27,6 +27,7 @@ pub mod index;
 pub mod join;
 pub mod limits;
 pub mod link;
+pub mod log;
 pub mod owner;
 pub mod paths;
 pub mod reconcile;

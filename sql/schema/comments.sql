@@ -29,5 +29,9 @@ COMMENT ON FUNCTION tandem.clean_branches IS 'a page of the children of a path t
 COMMENT ON FUNCTION tandem.is_clean IS 'whether nothing in a subtree is dirty';
 COMMENT ON FUNCTION tandem.verify IS 'recounts the blocks against the items and hashes every payload again';
 COMMENT ON FUNCTION tandem.fold IS 'adds pending changes of the log to the blocks';
+COMMENT ON FUNCTION tandem.rotate_log IS 'goes on to the next slot of the log when the present one is full, and empties what everybody is past';
+COMMENT ON FUNCTION tandem.rebuild_blocks IS 'makes the blocks of fingerprints anew from the items, as after a change of the digest secret';
+COMMENT ON FUNCTION tandem.mend_blocks IS
+    'counts the blocks of fingerprints below a prefix again and mends those that do not add up; how many those were';
 COMMENT ON FUNCTION tandem.wait_synced IS
     'number of links that have taken all writes committed before the call; waits for all, at most so many milliseconds, 0 for ever';

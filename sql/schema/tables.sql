@@ -46,25 +46,27 @@ CREATE TABLE tandem.tombstones (
 CREATE INDEX tombstones_timestamp ON tandem.tombstones USING brin ("timestamp") WITH (autosummarize);
 COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
 
--- The log of changes: one row a change, in a few slots that are truncated in rotation instead of vacuumed.
-CREATE SEQUENCE tandem.changes_seq;
+-- The log of changes: one row a change, in a few slots that are emptied in rotation instead of vacuumed. A row is known
+-- by its transaction and its number in that. Written by the library alone, in this order of columns.
 CREATE TABLE tandem.changes (
-    slot smallint NOT NULL,
-    seq bigint NOT NULL DEFAULT nextval('tandem.changes_seq'),
-    xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
-    id text COLLATE "C" NOT NULL,
-    op "char" NOT NULL,
+    xid bigint NOT NULL,
     version bigint NOT NULL,
     "timestamp" bigint NOT NULL,
-    old_digest bytea,
-    new_digest bytea,
+    logged_at timestamptz NOT NULL,
+    seq integer NOT NULL,
+    slot smallint NOT NULL,
+    -- What the change adds to the fingerprint of all items.
+    count smallint NOT NULL,
+    op "char" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    sum bytea NOT NULL,
     origin text
 ) PARTITION BY LIST (slot);
 CREATE TABLE tandem.changes_0 PARTITION OF tandem.changes FOR VALUES IN (0);
 CREATE TABLE tandem.changes_1 PARTITION OF tandem.changes FOR VALUES IN (1);
 CREATE TABLE tandem.changes_2 PARTITION OF tandem.changes FOR VALUES IN (2);
-CREATE INDEX changes_position ON tandem.changes (xid, seq);
-COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read it in (xid, seq) order below the oldest running transaction';
+CREATE INDEX changes_place ON tandem.changes (xid, seq);
+COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read it with tandem.changes_since';
 
 -- Fingerprints of consecutive ids, folded from the log; the first block begins at the empty text.
 CREATE TABLE tandem.blocks (
@@ -74,22 +76,28 @@ CREATE TABLE tandem.blocks (
 ) WITH (fillfactor = 70);
 INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 32), 'hex'));
 
+-- The slot of the log that is written, and what was emptied out of it: the highest transaction, and how often. Written
+-- when a slot is full, as every write of items reads it.
 CREATE TABLE tandem.log_state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     slot smallint NOT NULL DEFAULT 0,
-    slot_since timestamptz NOT NULL DEFAULT now(),
-    folded_xid bigint NOT NULL DEFAULT 0,
-    folded_seq bigint NOT NULL DEFAULT 0,
-    key_check bytea,
-    -- A slot that every reader is past, and the transaction that found it so; it is emptied once no snapshot is
-    -- older than that. Positions below `truncated` are refused from then on.
-    drained_slot smallint,
-    drained_at timestamptz,
-    drained_xid xid8,
-    truncated_xid bigint NOT NULL DEFAULT 0,
-    truncated_seq bigint NOT NULL DEFAULT 0
+    emptied bigint NOT NULL DEFAULT 0,
+    times_emptied bigint NOT NULL DEFAULT 0,
+    slot_since timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 INSERT INTO tandem.log_state DEFAULT VALUES;
+
+-- How far the log is in the blocks, with which secret, and how many blocks did not add up and were mended.
+CREATE TABLE tandem.fold_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    position text NOT NULL DEFAULT '0',
+    key_check bytea,
+    has_large boolean NOT NULL DEFAULT false,
+    mended bigint NOT NULL DEFAULT 0,
+    mended_at timestamptz,
+    mended_block text COLLATE "C"
+) WITH (fillfactor = 50);
+INSERT INTO tandem.fold_state DEFAULT VALUES;
 
 CREATE TABLE tandem.links (
     name text PRIMARY KEY,
@@ -99,10 +107,9 @@ CREATE TABLE tandem.links (
     direction text NOT NULL CHECK (direction IN ('both', 'to_redis', 'from_redis')),
     paused boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
-    -- Position in the log up to which Redis has everything, and the cluster that it belongs to: a restored
-    -- dump brings positions that mean nothing in the new cluster.
-    pushed_xid bigint NOT NULL DEFAULT 0,
-    pushed_seq bigint NOT NULL DEFAULT 0,
+    -- What of the log Redis has, and the cluster that it belongs to: a restored dump brings positions that mean
+    -- nothing in the new cluster.
+    log_position text NOT NULL DEFAULT '0',
     system_identifier bigint NOT NULL,
     needs_check boolean NOT NULL DEFAULT true,
     state text NOT NULL DEFAULT 'starting',
@@ -187,30 +194,6 @@ CREATE UNIQUE INDEX dead_letters_subject ON tandem.dead_letters
     (link, direction, id, (CASE direction WHEN 'from_redis' THEN sha256(revision) ELSE '' END));
 CREATE INDEX dead_letters_retry ON tandem.dead_letters (link, seq) WHERE retry;
 COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
-
-CREATE VIEW tandem.link_status AS
-    SELECT l.name AS link, d.direction, CASE WHEN l.paused THEN 'paused' ELSE l.state END AS state, w.waiting,
-        w.lag_seconds, l.last_error, l.last_error_at,
-        (SELECT count(*) FROM tandem.dead_letters a WHERE a.link = l.name AND a.direction = d.direction) AS dead_letters,
-        (SELECT count(*) FROM tandem.changes c, tandem.log_state s
-            WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)) AS pending_folds,
-        l.check_every, k.finished_at AS last_check_at, k.answer AS last_check_answer, k.reason AS last_check_reason
-    FROM tandem.links l
-    CROSS JOIN (VALUES ('to_redis'), ('from_redis')) d (direction)
-    LEFT JOIN LATERAL (SELECT * FROM tandem.checks c
-        WHERE c.link = l.name AND c.finished_at IS NOT NULL ORDER BY c.run DESC LIMIT 1) k ON true
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS waiting, greatest(extract(epoch FROM clock_timestamp()) * 1000 - min(c."timestamp"), 0) / 1000
-            AS lag_seconds
-        FROM tandem.changes c
-        WHERE d.direction = 'to_redis' AND (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
-          AND c.origin IS DISTINCT FROM l.name AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/'))
-        HAVING d.direction = 'to_redis'
-        UNION ALL
-        SELECT l.redis_waiting, extract(epoch FROM clock_timestamp() - l.redis_waiting_since)
-        WHERE d.direction = 'from_redis') w
-    WHERE l.direction IN ('both', d.direction);
-COMMENT ON VIEW tandem.link_status IS 'each direction of each link: state, what waits and for how long, errors, dead letters, last check';
 
 CREATE TYPE tandem.item AS (
     id text,

@@ -46,7 +46,7 @@ fn state(client: &mut Client) -> String {
     value(
         client,
         "SELECT md5(string_agg(i::text, ',' ORDER BY i.id)) || ' root ' || tandem.merkle_root() \
-         || (SELECT format(' log %s %s', count(*), coalesce(max(seq), 0)) FROM tandem.changes) \
+         || (SELECT format(' log %s %s', count(*), coalesce(max(xid), 0)) FROM tandem.changes) \
          || (SELECT format(' tombstones %s', count(*)) FROM tandem.tombstones) FROM tandem.items i",
     )
 }
@@ -59,7 +59,7 @@ fn census(client: &mut Client) -> Vec<String> {
 }
 
 fn log(client: &mut Client, id: &str) -> Vec<String> {
-    let query = format!("SELECT op::text || version FROM tandem.changes WHERE id = '{id}' ORDER BY seq");
+    let query = format!("SELECT op::text || version FROM tandem.changes WHERE id = '{id}' ORDER BY xid, seq");
     rows(client, &query).iter().map(|row| row.get(0)).collect()
 }
 

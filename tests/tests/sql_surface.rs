@@ -220,7 +220,7 @@ fn removals_have_the_version_that_was_asked_for() {
     );
     let tombstone = "SELECT version || ' ' || (audit->>'home') FROM tandem.tombstones";
     assert_eq!(value::<String>(&mut client, tombstone), "9 x");
-    let logged = "SELECT op::text || version FROM tandem.changes ORDER BY seq DESC LIMIT 1";
+    let logged = "SELECT op::text || version FROM tandem.changes ORDER BY xid DESC, seq DESC LIMIT 1";
     assert_eq!(value::<String>(&mut client, logged), "r9");
     is_refused(&mut client, "SELECT tandem.put('a', '[1]', version => 9)", "55000", "version 9");
 }

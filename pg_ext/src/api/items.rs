@@ -4,7 +4,7 @@ use super::arguments::{JsonbText, Options, given, given_id};
 use crate::error::{Outcome, answer};
 use crate::planning::{self, update_kept};
 use crate::settings;
-use crate::store::{self, Done, OwnWrite};
+use crate::store::{self, Done};
 use pgrx::prelude::*;
 use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest, StateRequest};
 use tandem_shared::{Digest, PayloadHash};
@@ -218,7 +218,6 @@ fn touch(id: Option<&str>) -> bool {
     answer((|| {
         let id = given_id(id)?;
         store::refuse_read_only(c"tandem.touch()");
-        let _own = OwnWrite::begin();
         planning::by_index(|| {
             Spi::connect_mut(|client| Ok(!update_kept(client, TOUCH, &[id.into()])?.is_empty()))
         })

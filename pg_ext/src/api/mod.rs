@@ -41,6 +41,9 @@ pgrx::extension_sql_file!(
         dirty::clean_branches,
         dirty::is_clean,
         wait::wait_synced,
-        fold::fold
+        fold::fold,
+        fold::rebuild_blocks,
+        fold::mend_blocks,
+        rotate::rotate_log
     ]
 );
