@@ -64,9 +64,13 @@ const PIECES: &str = "WITH asked AS MATERIALIZED ( \
 /// The pieces of each range, in order.
 fn pieces(ranges: &[Range]) -> Outcome<Vec<Vec<Piece>>> {
     log::flush()?;
+    let read = || {
+        let read = || snapshot::of_items(|| planning::by_index(|| pieces_of_blocks(ranges)));
+        snapshot::leaving_no_lock(read)
+    };
     // The log may be emptied between the snapshot and the look.
     for _ in 0..if snapshot::is_of_one_moment() { 1 } else { 3 } {
-        if let Some(pieces) = snapshot::of_items(|| planning::by_index(|| pieces_of_blocks(ranges)))? {
+        if let Some(pieces) = read()? {
             return Ok(pieces);
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::capture::table_of_tandem;
 use crate::error::Outcome;
+use crate::store::undoable;
 use pgrx::prelude::*;
+use tandem_shared::Error;
 
 #[pg_guard]
 unsafe extern "C-unwind" {
@@ -38,6 +40,18 @@ pub fn is_of_one_moment() -> bool {
 /// The same as [`of_this_moment`], unless the transaction is one that sees one moment only.
 pub fn of_this_moment_if_it_may<T>(read: impl FnOnce() -> T) -> T {
     if is_of_one_moment() { read() } else { of_this_moment(read) }
+}
+
+/// Reads the log without keeping its tables locked until the transaction ends: they could not be emptied for so long. What is
+/// read is the caller's; a transaction that has read a hash stays out of everybody's way.
+pub fn leaving_no_lock<T>(read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let mut value = None;
+    // A subtransaction that is undone lets go of the locks that it took.
+    undoable(|| {
+        value = Some(read()?);
+        Ok(None::<()>)
+    })?;
+    value.ok_or_else(|| Error::corrupt("the log", "reading it gave no answer").into())
 }
 
 /// Reads items as they are at this moment, unless the transaction is one that sees one moment only. Their tables are

@@ -70,8 +70,8 @@ fn an_id_that_is_moved_to_counts_on_from_a_removal_meanwhile() {
 #[test]
 fn put_counts_on_from_a_removal_meanwhile_and_says_so() {
     let (first, mut second) = sessions();
-    run(&mut second, "BEGIN; SELECT tandem.put('a', '1')");
-    let put = "CREATE TABLE said AS SELECT p.version, p.etag FROM tandem.put('a', '2') p";
+    run(&mut second, "BEGIN; SELECT tandem.put('a', '[1]')");
+    let put = "CREATE TABLE said AS SELECT p.version, p.etag FROM tandem.put('a', '[2]') p";
     let (mut first, result) = waiting(first, put, &mut second, "SELECT tandem.delete('a'); COMMIT");
     result.expect("the id is free");
     assert_eq!(version(&mut first, "a"), 3);
@@ -85,18 +85,18 @@ fn a_removal_that_a_transaction_cannot_see_is_a_failed_serialization() {
     for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
         for write in [
             "INSERT INTO tandem.items (id, payload) VALUES ('x', '2')",
-            "SELECT tandem.put('x', '2')",
+            "SELECT tandem.put('x', '[2]')",
             "UPDATE tandem.items SET id = 'x' WHERE id = 'y'",
         ] {
             let (mut first, mut second) = sessions();
-            run(&mut first, "SELECT tandem.put('y', '1')");
+            run(&mut first, "SELECT tandem.put('y', '[1]')");
             run(&mut first, &format!("BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM tandem.items"));
             run(&mut second, "INSERT INTO tandem.items (id, payload) VALUES ('x', '1')");
             run(&mut second, "DELETE FROM tandem.items WHERE id = 'x'");
             let (state, text) = refused(&mut first, write);
             assert_eq!(state, "40001", "{isolation}, {write}: {text}");
             run(&mut first, "ROLLBACK");
-            run(&mut first, "SELECT tandem.put('x', '3')");
+            run(&mut first, "SELECT tandem.put('x', '[3]')");
             assert_eq!(version(&mut first, "x"), 3);
             sound(&mut first, &format!("{isolation}, {write}"));
         }
@@ -135,9 +135,9 @@ fn a_joined_removal_and_a_first_row_see_each_other() {
 #[test]
 fn truncate_takes_rows_that_its_transaction_cannot_see() {
     let (mut first, mut second) = sessions();
-    run(&mut first, "SELECT tandem.put('seen', '1')");
+    run(&mut first, "SELECT tandem.put('seen', '[1]')");
     run(&mut first, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tandem.items");
-    run(&mut second, "SELECT tandem.put('unseen', '1')");
+    run(&mut second, "SELECT tandem.put('unseen', '[1]')");
     run(&mut first, "TRUNCATE tandem.items; COMMIT");
     let buried: Vec<String> = rows(&mut first, "SELECT id FROM tandem.tombstones ORDER BY id")
         .iter()
@@ -150,7 +150,7 @@ fn truncate_takes_rows_that_its_transaction_cannot_see() {
 #[test]
 fn what_is_written_as_a_replica_is_captured() {
     let (mut first, _) = sessions();
-    run(&mut first, "SELECT tandem.put('a', '1'), tandem.put('b', '1')");
+    run(&mut first, "SELECT tandem.put('a', '[1]'), tandem.put('b', '[1]')");
     run(&mut first, "SET session_replication_role = replica");
     run(&mut first, "UPDATE tandem.items SET payload = '2' WHERE id = 'a'");
     assert_eq!(version(&mut first, "a"), 2, "new content is a new version");
@@ -171,9 +171,9 @@ fn what_is_written_as_a_replica_is_captured() {
 fn blocks_made_anew_know_what_older_transactions_write_later() {
     let (mut first, mut second) = sessions();
     run(&mut first, "BEGIN; SELECT pg_current_xact_id()");
-    run(&mut second, "SELECT tandem.put('b', '1')");
+    run(&mut second, "SELECT tandem.put('b', '[1]')");
     run(&mut second, "SELECT tandem.rebuild_blocks()");
-    run(&mut first, "SELECT tandem.put('a', '1'); COMMIT");
+    run(&mut first, "SELECT tandem.put('a', '[1]'); COMMIT");
     sound(&mut second, "before the fold");
     run(&mut second, "SELECT tandem.fold()");
     sound(&mut second, "after the fold");
@@ -211,7 +211,7 @@ fn a_block_that_does_not_add_up_stops_nothing_and_is_mended() {
 #[test]
 fn a_hash_that_is_read_writes_and_locks_nothing() {
     let (mut first, mut second) = sessions();
-    run(&mut first, "SELECT tandem.put('a', '1')");
+    run(&mut first, "SELECT tandem.put('a', '[1]')");
     run(
         &mut first,
         "BEGIN; SELECT tandem.merkle_root(); SELECT * FROM tandem.merkle_node(''); SELECT * FROM tandem.merkle_children(''); \
@@ -221,10 +221,13 @@ fn a_hash_that_is_read_writes_and_locks_nothing() {
         value::<bool>(&mut first, "SELECT pg_current_xact_id_if_assigned() IS NULL"),
         "no transaction number"
     );
-    run(
-        &mut second,
-        "SET lock_timeout = '5s'; SELECT tandem.put('b', '1'); SELECT tandem.fold(); SELECT tandem.rotate_log()",
-    );
+    let statements = [
+        "SET lock_timeout = '5s'",
+        "SELECT tandem.put('b', '[1]')",
+        "SELECT tandem.fold()",
+        "SELECT tandem.rotate_log()",
+    ];
+    statements.iter().for_each(|statement| run(&mut second, statement));
     assert_eq!(value::<i64>(&mut second, "SELECT tandem.dirty_count()"), 0, "the fold waits for nobody");
     run(&mut first, "COMMIT");
     sound(&mut first, "at the end");
@@ -234,7 +237,7 @@ fn a_hash_that_is_read_writes_and_locks_nothing() {
 #[test]
 fn an_older_moment_keeps_its_hash_when_the_log_is_emptied() {
     let (mut first, mut second) = sessions();
-    run(&mut first, "SELECT tandem.put('a', '1')");
+    run(&mut first, "SELECT tandem.put('a', '[1]')");
     run(&mut first, "BEGIN ISOLATION LEVEL REPEATABLE READ");
     let before: String = value(&mut first, "SELECT tandem.merkle_root()");
     wait::until("the log is emptied", DEADLINE, || {
@@ -243,8 +246,10 @@ fn an_older_moment_keeps_its_hash_when_the_log_is_emptied() {
             "INSERT INTO tandem.items (id, payload) SELECT repeat('x', 490) || n, '1' FROM generate_series(1, 20000) n \
              ON CONFLICT (id) DO UPDATE SET payload = (items.payload::int + 1)::text::jsonb",
         );
-        run(&mut second, "SELECT tandem.fold(); SELECT tandem.rotate_log()");
-        run(&mut second, "SELECT tandem.fold(); SELECT tandem.rotate_log()");
+        for _ in 0..2 {
+            run(&mut second, "SELECT tandem.fold()");
+            run(&mut second, "SELECT tandem.rotate_log()");
+        }
         value::<i64>(&mut second, "SELECT times_emptied FROM tandem.log_state") > 0
     });
     assert_eq!(value::<String>(&mut first, "SELECT tandem.merkle_root()"), before);

@@ -6,6 +6,7 @@ use crate::error::{Failure, Outcome, answer};
 use crate::log;
 use crate::planning::{self, select_kept};
 use crate::rows::end_or_last;
+use crate::snapshot;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use tandem_shared::paths::{OrderedIds, children, clean_children};
@@ -37,7 +38,7 @@ fn dirty_in(ranges: Vec<Range>) -> Outcome<Dirty> {
     let (starts, ends): (Vec<String>, Vec<String>) =
         ranges.into_iter().map(|range| (range.start, end_or_last(range.end))).unzip();
     log::flush()?;
-    planning::by_index(|| {
+    let read = || {
         Spi::connect(|client| {
             let mut ids = BTreeSet::new();
             let nothing = Fingerprint::EMPTY.sum().to_vec();
@@ -46,7 +47,8 @@ fn dirty_in(ranges: Vec<Range>) -> Outcome<Dirty> {
             }
             Ok(Dirty(ids))
         })
-    })
+    };
+    snapshot::leaving_no_lock(|| planning::by_index(read))
 }
 
 /// The dirty ids below a prefix, in byte order. Errors: `INVALID`.

@@ -7,6 +7,7 @@ use crate::planning::{self, select_kept};
 use crate::replica::{Items, fingerprint};
 use crate::rows::end_or_last;
 use crate::settings;
+use crate::snapshot;
 use pgrx::prelude::*;
 use tandem_shared::paths::{OrderedIds, children};
 use tandem_shared::reconcile::Replica;
@@ -62,12 +63,13 @@ const PENDING: &str = "SELECT count(*) FROM tandem.fold_state f CROSS JOIN LATER
     WHERE c.id >= $1 AND c.id < $2";
 
 fn pending(range: Range) -> Outcome<i64> {
-    planning::by_index(|| {
+    let read = || {
         Spi::connect(|client| {
             let args = [range.start.into(), end_or_last(range.end).into()];
             Ok(select_kept(client, PENDING, &args)?.first().get_one::<i64>()?.unwrap_or(0))
         })
-    })
+    };
+    snapshot::leaving_no_lock(|| planning::by_index(read))
 }
 
 /// A path with its hash, its number of items and the number of changes below it that are not folded yet.

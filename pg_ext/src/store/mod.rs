@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::time::{SystemTime, UNIX_EPOCH};
-use subtransaction::undoable;
+pub use subtransaction::undoable;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
