@@ -45,9 +45,7 @@ pub fn ready(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     };
     args.end()?;
     check_attached(database, name)?;
-    if engine::with_database(database, |database| database.compared_by(name, is_compared))? {
-        context.replicate("TANDEM.EFFECT", &["COMPARED", name]);
-    }
+    engine::with_database(database, |database| database.compared_by(name, is_compared))?;
     blocked::wake(database);
     Ok(RedisValue::SimpleStringStatic("OK"))
 }
