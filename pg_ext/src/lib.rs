@@ -5,8 +5,7 @@ mod api;
 mod capture;
 mod error;
 mod fault_point;
-mod fold;
-mod owner;
+mod log;
 mod planning;
 mod replica;
 mod routes;
@@ -16,6 +15,8 @@ mod snapshot;
 mod store;
 mod worker;
 
+// `#[pg_guard]` on functions of the server that pgrx leaves out looks for it here.
+use pgrx::pg_sys::ffi;
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!();
@@ -30,20 +31,34 @@ extension_sql_file!(
         rows::check_prefix,
         rows::range_end,
         rows::check_state,
-        rows::position_xid,
-        rows::position_seq,
-        rows::check_position,
         rows::page_limit,
         rows::digest,
-        rows::origin,
         api::merkle::merkle_root,
-        api::dirty::dirty_count
+        api::dirty::dirty_count,
+        "log"
+    ]
+);
+extension_sql_file!(
+    "../../sql/schema/log.sql",
+    name = "log",
+    requires = [
+        "tables",
+        rows::check_id,
+        rows::digest,
+        rows::page_limit,
+        rows::position_below,
+        rows::position_open,
+        rows::position_done,
+        rows::position_after,
+        rows::position_of,
+        rows::check_position,
+        rows::flush_log
     ]
 );
 extension_sql_file!(
     "../../sql/schema/triggers.sql",
     name = "triggers",
-    requires = ["functions", rows::removed_version, routes::make_route]
+    requires = ["functions", routes::make_route]
 );
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 
@@ -52,5 +67,6 @@ extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     fault_point::define();
+    log::register();
     worker::register();
 }

@@ -2,12 +2,15 @@
 //! analysed; by its default estimates the planner reads the whole log and compiles the statement, 40 ms and more
 //! where going through the index takes less than one.
 
+use crate::capture::table_of_tandem;
+use crate::error::Outcome;
 use pgrx::pg_sys;
 use pgrx::spi::{OwnedPreparedStatement, PreparedStatement, SpiClient, SpiTupleTable};
 use pgrx::{datum::DatumWithOid, pg_sys::PgOid};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
+use tandem_shared::{Error, Result};
 
 struct Saved(i32);
 
@@ -22,6 +25,8 @@ impl Drop for Saved {
 /// has grown took 10 ms a range, and so most of the time of a check among a million items.
 pub fn by_index<T>(work: impl FnOnce() -> T) -> T {
     let settings = [
+        // No object of a user's is ever taken for one of ours or the server's.
+        (c"search_path", c"pg_catalog, pg_temp"),
         (c"jit", c"off"),
         (c"enable_seqscan", c"off"),
         (c"max_parallel_workers_per_gather", c"0"),
@@ -31,12 +36,52 @@ pub fn by_index<T>(work: impl FnOnce() -> T) -> T {
     with(&settings, work)
 }
 
+/// Runs `work` with the rights of the owner of tandem's tables, past every row-level policy: for what tandem alone
+/// writes, on behalf of whoever writes an item. Only statements of this library may run in it, and triggers that they
+/// fire run with these rights, too.
+pub fn as_owner<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    struct Before(pg_sys::Oid, i32);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            // SAFETY: gives back what was read below.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
+        }
+    }
+    let owner = owner_of(table_of_tandem(c"items")?)?;
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads and sets the backend's own state, as the server does for foreign keys.
+    let _before = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let own = context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32;
+        pg_sys::SetUserIdAndSecContext(owner, own);
+        Before(user, context)
+    };
+    by_index(work)
+}
+
+/// The owner of a table. Errors: `CORRUPT` where it is not there.
+fn owner_of(table: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    // SAFETY: a row of the catalog's cache is released after it was read.
+    unsafe {
+        let key = pg_sys::Datum::from(table);
+        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, key);
+        if row.is_null() {
+            return Err(Error::corrupt("schema tandem", "its tables are gone"));
+        }
+        let header = (*row).t_data;
+        let form = header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<pg_sys::FormData_pg_class>();
+        let owner = (*form).relowner;
+        pg_sys::ReleaseSysCache(row);
+        Ok(owner)
+    }
+}
+
 /// Reads with a statement that this process parses and plans once, as planning takes longer than reading.
 pub fn select_kept<'conn>(
     client: &SpiClient<'conn>,
     statement: &'static str,
     args: &[DatumWithOid<'_>],
-) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+) -> std::result::Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
     let prepared = kept(statement, args, |types| client.prepare(statement, types))?;
     client.select(prepared, None, args)
 }
@@ -46,7 +91,7 @@ pub fn update_kept<'conn>(
     client: &mut SpiClient<'conn>,
     statement: &'static str,
     args: &[DatumWithOid<'_>],
-) -> Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
+) -> std::result::Result<SpiTupleTable<'conn>, pgrx::spi::Error> {
     let prepared = kept(statement, args, |types| client.prepare_mut(statement, types))?;
     client.update(prepared, None, args)
 }
@@ -55,8 +100,8 @@ pub fn update_kept<'conn>(
 fn kept<'conn>(
     statement: &'static str,
     args: &[DatumWithOid<'_>],
-    prepare: impl FnOnce(&[PgOid]) -> Result<PreparedStatement<'conn>, pgrx::spi::Error>,
-) -> Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
+    prepare: impl FnOnce(&[PgOid]) -> std::result::Result<PreparedStatement<'conn>, pgrx::spi::Error>,
+) -> std::result::Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
     thread_local! {
         // Never freed: the statements are literals of this library, and few. A literal is known by its address.
         static KEPT: RefCell<HashMap<(usize, usize), &'static OwnedPreparedStatement>> = RefCell::default();

@@ -6,8 +6,9 @@
 //! planned once.
 
 use crate::error::Outcome;
-use crate::fold::change;
+use crate::log;
 use crate::planning::{self, select_kept};
+use crate::snapshot;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use tandem_shared::id::Range;
@@ -19,9 +20,9 @@ use tandem_shared::{Digest, Fingerprint};
 /// The items of this database.
 pub struct Items;
 
-/// The exact fingerprint of a range in the snapshot of one statement.
-pub fn fingerprint(range: &Range) -> Outcome<Fingerprint> {
-    Ok(pieces(std::slice::from_ref(range))?.into_iter().flatten().map(|piece| piece.sum).sum())
+/// The exact fingerprint of some ranges together, in the snapshot of one statement.
+pub fn fingerprint(ranges: &[Range]) -> Outcome<Fingerprint> {
+    Ok(pieces(ranges)?.into_iter().flatten().map(|piece| piece.sum).sum())
 }
 
 /// A text after every id, as the end of a range that has none: a comparison with it can use an index, which a
@@ -46,9 +47,9 @@ const PIECES: &str = "WITH asked AS MATERIALIZED ( \
                      CASE WHEN a.past IS NULL THEN $3 COLLATE \"C\" \
                           ELSE (SELECT max(k.first) FROM tandem.blocks k WHERE k.first <= a.past) END AS high \
               FROM unnest($1, $2) WITH ORDINALITY AS a (start, past, place)) e), \
-    pending AS (SELECT c.id, c.old_digest, c.new_digest FROM tandem.changes c \
-        WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s)) \
-    SELECT 0, a.place, a.low, a.high, 0::bigint, NULL::bytea, NULL::bytea FROM asked a \
+    pending AS (SELECT c.id, c.count, c.sum FROM tandem.fold_state f \
+        CROSS JOIN LATERAL tandem.changes_after(f.position) c WHERE c.count <> 0 OR c.sum <> $4) \
+    SELECT 0, a.place, a.low, a.high, s.times_emptied, NULL::bytea, NULL::bytea FROM asked a, tandem.log_state s \
     UNION ALL SELECT 1, a.place, k.first, NULL, k.count, k.sum, NULL \
         FROM asked a JOIN tandem.blocks k ON k.first >= a.low AND k.first < a.high \
     UNION ALL SELECT 2, a.place, a.start, NULL, 1, NULL, \
@@ -57,46 +58,64 @@ const PIECES: &str = "WITH asked AS MATERIALIZED ( \
     UNION ALL SELECT 2, a.place, a.high, NULL, 1, NULL, \
             tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash) \
         FROM asked a JOIN tandem.items i ON NOT i.local AND i.id >= a.high AND i.id < a.past \
-    UNION ALL SELECT 3, 0, p.id, NULL, 0, p.old_digest, p.new_digest FROM pending p";
+    UNION ALL SELECT 3, a.place, p.id, NULL, p.count, p.sum, NULL \
+        FROM asked a JOIN pending p ON p.id >= a.low AND p.id < a.high";
 
-/// The pieces of each range, in order. The ranges must not overlap, or a change that is not folded is added to one of
-/// them only.
+/// The pieces of each range, in order.
 fn pieces(ranges: &[Range]) -> Outcome<Vec<Vec<Piece>>> {
+    log::flush()?;
+    let read = || {
+        let read = || snapshot::of_items(|| planning::by_index(|| pieces_of_blocks(ranges)));
+        snapshot::leaving_no_lock(read)
+    };
+    // The log may be emptied between the snapshot and the look.
+    for _ in 0..if snapshot::is_of_one_moment() { 1 } else { 3 } {
+        if let Some(pieces) = read()? {
+            return Ok(pieces);
+        }
+    }
+    // The log was emptied of what this transaction, which sees an older moment, would have to add.
+    let piece = |entry: Entry| Piece { first: entry.id, sum: Fingerprint::of(&entry.digest) };
+    Ok(entries(ranges, None)?.into_iter().map(|entries| entries.into_iter().map(piece).collect()).collect())
+}
+
+/// The same from blocks and log; `None` where the log has been emptied since the snapshot.
+fn pieces_of_blocks(ranges: &[Range]) -> Outcome<Option<Vec<Vec<Piece>>>> {
     let mut pieces: Vec<Vec<Piece>> = ranges.iter().map(|_| Vec::new()).collect();
-    let mut inner: Vec<(String, String, usize)> = Vec::with_capacity(ranges.len());
-    let mut pending = Vec::new();
-    planning::by_index(|| {
-        Spi::connect(|client| -> Outcome<()> {
-            let (starts, pasts) = bounds(ranges);
-            let args = [starts.into(), pasts.into(), past_every_id().into()];
-            for row in select_kept(client, PIECES, &args)? {
-                let place = (row.get::<i64>(2)?.unwrap_or(0) as usize).saturating_sub(1);
-                let sum = match row.get::<i32>(1)? {
-                    Some(0) => {
-                        let (low, high) = (row.get::<String>(3)?, row.get::<String>(4)?);
-                        inner.push((low.unwrap_or_default(), high.unwrap_or_default(), place));
-                        continue;
-                    }
-                    Some(1) => {
-                        let count = row.get::<i64>(5)?.unwrap_or(0) as u64;
-                        Fingerprint::from_parts(count, row.get::<&[u8]>(6)?.unwrap_or_default())?
-                    }
-                    Some(2) => {
-                        Fingerprint::of(&Digest::from_slice(row.get::<&[u8]>(7)?.unwrap_or_default())?)
-                    }
-                    _ => {
-                        pending.push(change(row.get(3)?, row.get(6)?, row.get(7)?)?);
-                        continue;
-                    }
-                };
-                let first = row.get::<String>(3)?.unwrap_or_default();
-                if let Some(pieces) = pieces.get_mut(place) {
-                    pieces.push(Piece { first, sum });
+    let (mut pending, mut times_emptied) = (Vec::new(), None);
+    Spi::connect(|client| -> Outcome<()> {
+        let (starts, pasts) = bounds(ranges);
+        let nothing = Fingerprint::EMPTY.sum().to_vec();
+        let args = [starts.into(), pasts.into(), past_every_id().into(), nothing.into()];
+        for row in select_kept(client, PIECES, &args)? {
+            let place = (row.get::<i64>(2)?.unwrap_or(0) as usize).saturating_sub(1);
+            let count = row.get::<i64>(5)?.unwrap_or(0);
+            let first = row.get::<String>(3)?.unwrap_or_default();
+            let sum = match row.get::<i32>(1)? {
+                Some(0) => {
+                    times_emptied = Some(count);
+                    continue;
                 }
+                Some(2) => Fingerprint::of(&Digest::from_slice(row.get::<&[u8]>(7)?.unwrap_or_default())?),
+                kind => {
+                    let sum =
+                        Fingerprint::from_parts(count as u64, row.get::<&[u8]>(6)?.unwrap_or_default())?;
+                    if kind == Some(3) {
+                        pending.push((place, first, sum));
+                        continue;
+                    }
+                    sum
+                }
+            };
+            if let Some(pieces) = pieces.get_mut(place) {
+                pieces.push(Piece { first, sum });
             }
-            Ok(())
-        })
+        }
+        Ok(())
     })?;
+    if times_emptied != Some(log::times_emptied()?) && !ranges.is_empty() {
+        return Ok(None);
+    }
     for pieces in &mut pieces {
         pieces.sort_by(|a, b| a.first.cmp(&b.first));
         // The items of an edge make one piece.
@@ -108,20 +127,14 @@ fn pieces(ranges: &[Range]) -> Outcome<Vec<Vec<Piece>>> {
             same
         });
     }
-    inner.sort();
-    for change in pending {
-        let after = inner.partition_point(|(low, _, _)| *low <= change.id);
-        let Some((_, high, place)) = after.checked_sub(1).and_then(|at| inner.get(at)) else { continue };
-        if change.id < *high
-            && let Some(pieces) = pieces.get_mut(*place)
-        {
-            let after = pieces.partition_point(|piece| piece.first <= change.id);
-            if let Some(piece) = after.checked_sub(1).and_then(|at| pieces.get_mut(at)) {
-                piece.sum += change.delta().fingerprint();
-            }
+    for (place, id, sum) in pending {
+        let Some(pieces) = pieces.get_mut(place) else { continue };
+        let after = pieces.partition_point(|piece| piece.first <= id);
+        if let Some(piece) = after.checked_sub(1).and_then(|at| pieces.get_mut(at)) {
+            piece.sum += sum;
         }
     }
-    Ok(pieces)
+    Ok(Some(pieces))
 }
 
 const ENTRIES: &str = "SELECT a.place, f.id, f.version, f.digest \
@@ -136,7 +149,7 @@ fn entries(ranges: &[Range], limit_each: Option<usize>) -> Outcome<Vec<Vec<Entry
     if ranges.is_empty() {
         return Ok(entries);
     }
-    planning::by_index(|| {
+    let read = || {
         Spi::connect(|client| -> Outcome<()> {
             let (starts, pasts) = bounds(ranges);
             let limit = limit_each.map(|limit| limit as i64);
@@ -154,7 +167,8 @@ fn entries(ranges: &[Range], limit_each: Option<usize>) -> Outcome<Vec<Vec<Entry
             }
             Ok(())
         })
-    })?;
+    };
+    snapshot::of_items(|| planning::by_index(read))?;
     for entries in &mut entries {
         entries.sort_by(|a, b| a.id.cmp(&b.id));
     }
@@ -167,7 +181,7 @@ const DIGESTS: &str = "SELECT i.id, \
 
 /// The digests of those of the ids that are there.
 pub fn digests(ids: &[String]) -> Outcome<HashMap<String, Digest>> {
-    planning::by_index(|| {
+    let read = || {
         Spi::connect(|client| {
             let mut digests = HashMap::with_capacity(ids.len());
             for row in select_kept(client, DIGESTS, &[ids.to_vec().into()])? {
@@ -176,7 +190,8 @@ pub fn digests(ids: &[String]) -> Outcome<HashMap<String, Digest>> {
             }
             Ok(digests)
         })
-    })
+    };
+    snapshot::of_items(|| planning::by_index(read))
 }
 
 impl Replica for Items {

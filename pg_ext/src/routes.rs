@@ -131,14 +131,18 @@ fn run(client: &mut SpiClient<'_>, statement: &str) -> Outcome<u64> {
 /// Runs a statement that moves rows out of an attached table or into it, without a trace in the log. Returns the
 /// number that it counts.
 fn moving(client: &mut SpiClient<'_>, attached: &str, statement: &str) -> Outcome<i64> {
-    let triggers =
-        |word| format!("ALTER TABLE {attached} {word} TRIGGER tandem_insert, {word} TRIGGER tandem_delete");
-    run(client, &triggers("DISABLE"))?;
-    let own = store::OwnWrite::begin();
+    run(
+        client,
+        &format!("ALTER TABLE {attached} DISABLE TRIGGER _tandem_capture, DISABLE TRIGGER zz_tandem_row"),
+    )?;
     let moved = client.update(statement, None, &[])?;
-    drop(own);
     let moved = moved.first().get_one::<i64>()?.unwrap_or(0);
-    run(client, &triggers("ENABLE"))?;
+    run(
+        client,
+        &format!(
+            "ALTER TABLE {attached} ENABLE ALWAYS TRIGGER _tandem_capture, ENABLE ALWAYS TRIGGER zz_tandem_row"
+        ),
+    )?;
     Ok(moved)
 }
 
@@ -230,9 +234,8 @@ fn make(client: &mut SpiClient<'_>, prefix: &str, name: &str, number: i64, route
     Ok(moved)
 }
 
-/// Gives a table the owner of `items`, and makes it one of the extension's: a dump then leaves it to the row in
-/// `tandem.routes`, and nobody drops it by mistake. Nobody else gets rights on it: the policies of `items` hold for who
-/// goes through `items`.
+/// Gives a table owner and rights of `items`, and makes it one of the extension's: a dump then leaves it to the row
+/// in `tandem.routes`, and nobody drops it by mistake.
 fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
     let owner = client.update(
         "SELECT r.rolname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner \
@@ -242,6 +245,8 @@ fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
     )?;
     let owner = owner.first().get_one::<String>()?.unwrap_or_default();
     run(client, &format!("ALTER TABLE {table} OWNER TO {}", quote_identifier(owner)))?;
+    run(client, &format!("GRANT SELECT ON {table} TO tandem_reader, tandem_writer"))?;
+    run(client, &format!("GRANT INSERT, UPDATE, DELETE ON {table} TO tandem_writer"))?;
     run(client, &format!("ALTER EXTENSION tandem ADD TABLE {table}"))?;
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! Small functions that the SQL in `sql/` calls for each row: checks, hashes, digests, bounds.
 
 use crate::error::{Outcome, answer};
+use crate::log;
 use crate::settings;
 use crate::store;
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
 use tandem_shared::id::{check_id as check_id_rule, check_prefix as check_prefix_rule};
 use tandem_shared::limits::ID_BYTES_MAX;
+use tandem_shared::log::{Position, Snapshot};
 use tandem_shared::request::page_limit as page_limit_rule;
 use tandem_shared::{ContentType, Error, Range, Result, State, Version};
 
@@ -67,60 +69,69 @@ fn digest(version: i64, id: &str, state: &str, is_json: bool, payload_hash: &[u8
     answer(outcome)
 }
 
-/// The version of the tombstone of a deleted row: what the function that deletes has decided, else the next one.
-#[pg_extern(volatile, strict, parallel_unsafe)]
-fn removed_version(id: &str, version: i64) -> i64 {
-    let next = || Ok(Version::new(version.into())?.next()?.get() as i64);
-    store::removals::version(id).unwrap_or_else(|| answer(next()))
+/// A position in the log. Errors: `INVALID`.
+fn position(text: Option<&str>) -> Position {
+    answer(Position::parse(text.unwrap_or_default()).map_err(Into::into))
 }
 
-/// The link on whose behalf this session writes; NULL for everybody else.
+/// The bound of a position: transactions from there on are unread. Errors: `INVALID`.
+#[pg_extern(immutable, parallel_safe)]
+fn position_below(position: Option<&str>) -> i64 {
+    self::position(position).below() as i64
+}
+
+/// The transactions below the bound of which not all is read, in order. Errors: `INVALID`.
+#[pg_extern(immutable, parallel_safe)]
+fn position_open(position: Option<&str>) -> Vec<i64> {
+    self::position(position).open().map(|(number, _)| number as i64).collect()
+}
+
+/// How many rows of each of those are read. Errors: `INVALID`.
+#[pg_extern(immutable, parallel_safe)]
+fn position_done(position: Option<&str>) -> Vec<i32> {
+    self::position(position).open().map(|(_, rows)| rows as i32).collect()
+}
+
+/// What a statement of this transaction sees of the log. What the transaction itself has written is not committed.
+fn seen(snapshot: Option<&str>) -> Result<Snapshot> {
+    // SAFETY: a plain read of the backend's own transaction.
+    let own = unsafe { pg_sys::GetTopFullTransactionIdIfAny().value };
+    let snapshot = Snapshot::parse(snapshot.unwrap_or_default())?;
+    Ok(if own == 0 { snapshot } else { snapshot.with_running(own) })
+}
+
+/// The position after a row that a reader has come to. Errors: `INVALID`.
+#[pg_extern(stable, parallel_unsafe)]
+fn position_after(since: Option<&str>, snapshot: Option<&str>, xid: Option<i64>, seq: Option<i32>) -> String {
+    let since = position(since);
+    let snapshot = answer(seen(snapshot).map_err(Into::into));
+    let row = xid.zip(seq).map(|(xid, seq)| (xid as u64, seq as u32));
+    since.advance(&snapshot, row).to_string()
+}
+
+/// The position after everything that a snapshot sees.
+#[pg_extern(stable, parallel_unsafe)]
+fn position_of(snapshot: Option<&str>) -> String {
+    Position::of(&answer(seen(snapshot).map_err(Into::into))).to_string()
+}
+
+/// True if the log reaches back to a position. Errors: `STALE`, `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn origin() -> Option<String> {
-    store::origin()
-}
-
-/// Whether one of tandem's own functions is writing, which has decided already what capture would decide.
-#[pg_extern(volatile, parallel_unsafe)]
-fn is_own_write() -> bool {
-    store::is_own_write()
-}
-
-/// A position in the log: transaction and sequence. Errors: `INVALID`.
-fn position(text: &str) -> Result<(i64, i64)> {
-    let parse = |number: &str| number.parse::<i64>().ok().filter(|number| *number >= 0);
-    let parts = text.split_once('-').and_then(|(xid, seq)| parse(xid).zip(parse(seq)));
-    parts.ok_or_else(|| {
-        Error::invalid(
-            format!("position {}", shown(text)),
-            "is not one of the log",
-            "pass the pos of a change or what tandem.log_position() gives",
-        )
-    })
-}
-
-/// The transaction of a position, 0 for the beginning. Errors: `INVALID`.
-#[pg_extern(immutable, parallel_safe)]
-fn position_xid(since: Option<&str>) -> i64 {
-    answer(since.map_or(Ok((0, 0)), position).map_err(Into::into)).0
-}
-
-/// The sequence of a position, 0 for the beginning. Errors: `INVALID`.
-#[pg_extern(immutable, parallel_safe)]
-fn position_seq(since: Option<&str>) -> i64 {
-    answer(since.map_or(Ok((0, 0)), position).map_err(Into::into)).1
-}
-
-/// True if the log, emptied up to a position, reaches back to another one. Errors: `STALE`, `INVALID`.
-#[pg_extern(immutable, parallel_safe)]
-fn check_position(since: Option<&str>, truncated_xid: Option<i64>, truncated_seq: Option<i64>) -> bool {
-    let (truncated_xid, truncated_seq) = (truncated_xid.unwrap_or(0), truncated_seq.unwrap_or(0));
-    let check = |since: &str| -> Result<bool> {
-        if position(since)? >= (truncated_xid, truncated_seq) {
-            return Ok(true);
+fn check_position(since: Option<&str>, snapshot: Option<&str>) -> bool {
+    answer((|| {
+        let Some(since) = since else { return Ok(true) };
+        let (position, emptied) = (Position::parse(since)?, log::emptied()?);
+        let snapshot = Snapshot::parse(snapshot.unwrap_or_default())?;
+        // One from beyond this cluster's transactions is of another life of the database, as before a restore.
+        if position.is_truncated(emptied, &snapshot) || !position.is_of(&snapshot) {
+            return Err(Error::Truncated { position: shown(since), first: emptied.to_string() }.into());
         }
-        let first = format!("{truncated_xid}-{truncated_seq}");
-        Err(Error::Truncated { position: shown(since), first })
-    };
-    answer(since.map_or(Ok(true), check).map_err(Into::into))
+        Ok(true)
+    })())
+}
+
+/// Writes what this transaction has changed into the log, for whoever reads the log in it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn flush_log() {
+    answer(log::flush());
 }

@@ -170,21 +170,11 @@ pub fn bulk(args: &mut Args<'_>, usage: &'static str) -> Result<(usize, RemoveRe
 
 /// Reads `[AFTER text] [LIMIT n]`.
 pub fn page<'a>(args: &mut Args<'a>, usage: &'static str) -> Result<(Option<&'a str>, usize)> {
-    page_with(args, None, usage)
-}
-
-/// As [`page`], with one word more that changes nothing.
-pub fn page_with<'a>(
-    args: &mut Args<'a>,
-    idle: Option<&str>,
-    usage: &'static str,
-) -> Result<(Option<&'a str>, usize)> {
     let (mut after, mut limit) = (None, None);
     while let Some(word) = args.option() {
         match word.as_str() {
             "AFTER" => after = Some(args.text("after")?),
             "LIMIT" => limit = Some(integer("limit", args.text("limit")?)?),
-            other if Some(other) == idle => {}
             other => return Err(unknown_option(other, usage)),
         }
     }

@@ -1,9 +1,8 @@
 //! From an operation and what stands at its id to what is to be stored: the shared rules, asked for this engine.
 
 use crate::item::Item;
-use tandem_shared::decide::{
-    Decision, decide_merge, decide_put, decide_remove, decide_remove_gone, decide_state,
-};
+use tandem_shared::decide::{Decision, decide_merge, decide_put, decide_remove, decide_state};
+use tandem_shared::gone::decide_remove_gone;
 use tandem_shared::request::{Operation, RemoveRequest};
 use tandem_shared::{
     Body, Content, Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp, Version,

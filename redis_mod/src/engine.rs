@@ -70,13 +70,9 @@ impl Database {
         }
     }
 
-    /// An item has left the keyspace.
-    pub fn left(&mut self, id: &str, local: bool) {
-        if local {
-            self.locals.remove(id)
-        } else {
-            self.index.remove(id)
-        };
+    /// An item has left the keyspace; the digest that it had.
+    pub fn left(&mut self, id: &str, local: bool) -> Option<Digest> {
+        if local { self.locals.remove(id) } else { self.index.remove(id) }
     }
 
     /// The links that carry an id.
@@ -177,10 +173,16 @@ impl Database {
         was_there
     }
 
-    /// Forgets the ghosts where no link is left that mirrors anything.
+    /// Forgets the ghosts that no link mirrors any more.
     fn forget_ghosts_of_nobody(&mut self) {
-        if self.pending.links().all(|(_, link)| link.scope.is_cache()) {
+        if !self.pending.has_links() {
             self.ghosts = Ghosts::default();
+        }
+        let is_mirrored = |id: &str| self.pending.links().any(|(_, link)| link.scope.mirrors(id));
+        let ids = self.ghosts.iter().map(|(id, ..)| id);
+        let unmirrored: Vec<Box<str>> = ids.filter(|id| !is_mirrored(id)).map(Into::into).collect();
+        for id in unmirrored {
+            self.ghosts.remove(&id);
         }
     }
 
@@ -229,19 +231,22 @@ impl Database {
         } else if self.readings.get(name).is_none_or(|reading| reading.scope != *scope) {
             self.readings.insert(name.into(), Reading::new(scope.clone()));
         }
-        self.forget_ghosts_of_nobody();
+        if is_other {
+            self.forget_ghosts_of_nobody();
+        }
         is_other || is_anothers
     }
 
-    /// Both sides of a link were compared, or are to be compared again. False if it is not attached.
+    /// Both sides of a link were compared, or are to be compared again. True if they were for the first time.
     pub fn compared_by(&mut self, name: &str, is_compared: bool) -> bool {
         if let Some(reading) = self.readings.get_mut(name) {
             reading.is_whole = is_compared;
         }
         let Some(link) = self.pending.link_mut(name) else { return false };
         link.is_compared = is_compared;
+        let is_first = is_compared && !link.was_compared;
         link.was_compared |= is_compared;
-        true
+        is_first
     }
 
     /// As [`Database::page`], and ghosts as well: what a removal of a range removes.
@@ -358,6 +363,8 @@ pub struct Engine {
     pub last_left: Option<Left>,
     /// What a file was read for last, until its key is announced; one that has expired meanwhile never is.
     pub read: Option<Read>,
+    /// The AOF was begun anew without the books, which are to be written into it.
+    pub books_are_due: bool,
     /// A file is being loaded.
     pub is_loading: bool,
     /// Ids that had expired when they were loaded, with their databases: replicas are to be told.
@@ -391,6 +398,7 @@ thread_local! {
         evictions: Evictions::default(),
         last_left: None,
         read: None,
+        books_are_due: false,
         is_loading: false,
         expired_unloaded: Vec::new(),
         kept_for: None,

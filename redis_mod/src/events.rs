@@ -101,26 +101,26 @@ pub fn item_unlinked(number: i32, id: &str, item: &Item) {
         if engine.own_write {
             return false;
         }
-        let digest = engine.databases.get(&number).and_then(|database| database.index.get(id));
-        let shared = (!item.local()).then(|| {
-            let state = item.head().live.map_or("", |live| live.state);
-            (item.revision.version, digest.map(|digest| (digest, state.into())))
-        });
-        engine.last_left = Some(Left { database: number, id: id.into(), reads: item.accesses(), shared });
         if let Some(keeper) = engine.kept_for.filter(|_| !item.local()) {
             let keeper = engine.databases.entry(keeper).or_default();
             keeper.pending.keep_copy(id, codec::encode(&item.revision));
         }
         let database = engine.databases.entry(number).or_default();
-        database.left(id, item.local());
+        let digest = database.left(id, item.local());
+        let state = item.head().live.map_or("", |live| live.state);
+        let copy = digest.filter(|_| !item.local()).map(|digest| (digest, state));
+        // An expiry, or an eviction, is announced afterwards.
+        let remains =
+            copy.filter(|_| database.pending.has_links()).map(|(digest, state)| (digest, state.into()));
+        let shared = (!item.local()).then_some((item.revision.version, remains));
+        engine.last_left = Some(Left { database: number, id: id.into(), reads: item.accesses(), shared });
         if item.local() {
             return false;
         }
         database.copy_left(id);
         let seq = database.pending.dropped(id, item.revision.version, || codec::encode(&item.revision));
         if !database.pending.is_brought_back(id) {
-            let state = item.head().live.map_or("", |live| live.state);
-            database.becomes_ghost(id, item.revision.version, digest.map(|digest| (digest, state)));
+            database.becomes_ghost(id, item.revision.version, copy);
         }
         seq.is_some()
     });
@@ -360,11 +360,27 @@ unsafe extern "C" fn on_fork(
         {
             return;
         }
-        let books = engine::with(|engine| engine.is_without_items().then(|| persist::save(engine)));
-        if let Ok(Some(books)) = books {
-            context.replicate("TANDEM.EFFECT", &[b"BOOKS".as_slice(), &books]);
+        let is_due = engine::with(|engine| {
+            engine.books_are_due |= engine.is_without_items();
+            engine.books_are_due
+        });
+        if is_due == Ok(true) {
+            write_books(&context);
         }
     });
+}
+
+/// Writes the books into the AOF where they are due, unless Redis holds back whatever goes to replicas, as during CLIENT
+/// PAUSE and a failover: then they are written afterwards.
+pub fn write_books(context: &Context) {
+    if !retention::may_write(context) {
+        return;
+    }
+    let books =
+        engine::with(|engine| std::mem::take(&mut engine.books_are_due).then(|| persist::save(engine)));
+    if let Ok(Some(books)) = books {
+        context.replicate("TANDEM.EFFECT", &[b"BOOKS".as_slice(), &books]);
+    }
 }
 
 unsafe extern "C" fn on_swap(

@@ -39,6 +39,8 @@ mod item;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod keys;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod moved;
+#[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod past;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod pending;

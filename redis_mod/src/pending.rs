@@ -765,4 +765,105 @@ mod tests {
         }
         assert_eq!((again.bytes(), again.last_seq()), (pending.bytes(), pending.last_seq()));
     }
+
+    impl Pending {
+        /// Queues, counters and entries say the same.
+        fn check(&self) {
+            let bytes: usize = self.entries.iter().map(|(id, waiting)| waiting.cost(id)).sum();
+            assert_eq!(self.bytes, bytes);
+            assert_eq!(
+                self.dropped,
+                self.entries.values().filter(|waiting| waiting.dropped.is_some()).count()
+            );
+            for (id, waiting) in &self.entries {
+                let queues = self
+                    .links
+                    .values()
+                    .filter(|link| link.queue.get(&waiting.seq).is_some_and(|queued| queued.id == *id));
+                assert!(waiting.takers > 0 && queues.count() == waiting.takers as usize, "{id}: {waiting:?}");
+            }
+            for link in self.links.values() {
+                let since: BTreeSet<u64> = link.queue.values().map(|queued| queued.since).collect();
+                assert_eq!((&since, link.owed.len()), (&link.owed, link.queue.len()));
+                for (seq, queued) in &link.queue {
+                    assert!(*seq > link.acked && queued.since <= *seq);
+                    assert_eq!(self.entries[&queued.id].seq, *seq);
+                }
+            }
+        }
+    }
+
+    /// Whatever is written, dropped and acknowledged in whatever order: a link has taken a write only when it has
+    /// acknowledged it or one over it, or has written over it itself.
+    #[test]
+    fn no_write_is_taken_too_early() {
+        const LINKS: [(&str, [&str; 3]); 4] = [
+            ("all", ["", "mirror", "both"]),
+            ("some", ["a", "mirror", "both"]),
+            ("cache", ["", "cache", "both"]),
+            ("down", ["", "mirror", "to_redis"]),
+        ];
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        for _ in 0..200 {
+            let mut pending = Pending::default();
+            let mut open: BTreeMap<&str, Vec<(u64, String)>> = BTreeMap::new();
+            for (name, words) in LINKS {
+                let scope = Scope::parse(words[0], words[1], words[2]).unwrap();
+                pending.attach(name, &scope, false);
+                pending.link_mut(name).unwrap().is_compared = true;
+            }
+            for step in 0..60 {
+                let id = ["a1", "a2", "b1", "b2"][next(4) as usize];
+                let (name, _) = LINKS[next(4) as usize];
+                match next(6) {
+                    0 | 1 => {
+                        let seq = pending.written(id, None, None);
+                        for (name, link) in &pending.links {
+                            let name = LINKS.iter().find(|(each, _)| *each == &**name).unwrap().0;
+                            if takes(&link.scope, id) {
+                                open.entry(name).or_default().push((seq.unwrap(), id.to_owned()));
+                            }
+                        }
+                    }
+                    2 if pending.link(name).unwrap().scope.to_redis() => {
+                        let is_aside = pending.get(id).is_some_and(|waiting| !waiting.aside.is_empty());
+                        pending.written(id, Some(name), None);
+                        if !is_aside {
+                            open.entry(name).or_default().retain(|(_, each)| each != id);
+                        }
+                    }
+                    3 => drop(pending.dropped(id, version(step + 1), || vec![0; 10])),
+                    4 => {
+                        pending.dropped(id, version(step + 1), || vec![0; 10]);
+                        pending.expired(id);
+                    }
+                    _ => {
+                        let seq = next(pending.last_seq() + 1);
+                        let before: BTreeMap<String, u64> =
+                            pending.entries().map(|(id, waiting)| (id.to_owned(), waiting.seq)).collect();
+                        pending.acknowledge(name, seq, &[]);
+                        let is_taken = |id: &String| before.get(id).is_none_or(|number| *number <= seq);
+                        open.entry(name).or_default().retain(|(_, id)| !is_taken(id));
+                    }
+                }
+                pending.check();
+                for (name, writes) in &open {
+                    for (seq, id) in writes {
+                        assert!(!pending.link(name).unwrap().has_taken(*seq), "{name} has not taken {id}");
+                    }
+                }
+            }
+            for (name, _) in LINKS {
+                pending.acknowledge(name, pending.last_seq(), &[]);
+                assert!(pending.link(name).unwrap().has_taken(pending.last_seq()));
+            }
+            assert_eq!((pending.len(), pending.bytes()), (0, 0));
+        }
+    }
 }

@@ -129,10 +129,14 @@ pub fn load(bytes: &[u8]) -> Result<Vec<(i32, Database)>> {
     Ok(databases)
 }
 
-/// Puts loaded books in the place of the present ones. The indexes start empty: the keys that are loaded next
-/// fill them.
+/// Puts loaded books in the place of the present ones. The indexes are those of the keys that are there, and of those that
+/// are loaded next.
 pub fn install(engine: &mut Engine, books: Vec<(i32, Database)>) {
-    engine.databases = books.into_iter().collect();
+    let before = std::mem::replace(&mut engine.databases, books.into_iter().collect());
+    for (number, before) in before {
+        let database = engine.databases.entry(number).or_default();
+        (database.index, database.locals) = (before.index, before.locals);
+    }
     // Whoever is attached knows nothing of these.
     engine.run = uuid::Uuid::new_v4().simple().to_string();
 }

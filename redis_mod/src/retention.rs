@@ -2,6 +2,7 @@
 //! master only. Replicas and the AOF are told which ids, so that their clocks and settings do not matter.
 
 use crate::engine::{self, Database};
+use crate::events;
 use crate::guard::caught;
 use crate::store::now;
 use redis_module::{Context, ContextFlags, raw};
@@ -23,6 +24,7 @@ pub fn start(context: &Context) {
 }
 
 fn step(context: &Context, mut places: Places) {
+    caught("writing the books", (), || events::write_books(context));
     caught("forgetting tombstones", (), || {
         if may_write(context) {
             forget(context, &mut places);

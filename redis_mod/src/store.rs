@@ -13,7 +13,8 @@ use redis_module::{Context, NotifyEvent, RedisString, raw};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::codec::{self, Source};
-use tandem_shared::decide::{Applied, Outcome, decide_apply, decide_apply_gone};
+use tandem_shared::decide::{Applied, Outcome, decide_apply};
+use tandem_shared::gone::decide_apply_gone;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp, Version};
 

@@ -31,72 +31,71 @@ pub struct Block {
     pub fingerprint: Fingerprint,
 }
 
-/// A change as the log has it: digests before and after, none where there was or is no live item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delta<'a> {
+/// A change as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
     /// The id.
-    pub id: &'a str,
-    /// Digest before.
-    pub old: Option<Digest>,
-    /// Digest after.
-    pub new: Option<Digest>,
-}
-
-impl Delta<'_> {
-    /// What it adds to a fingerprint; the count wraps below zero on its own and comes right in the sum.
-    pub fn fingerprint(&self) -> Fingerprint {
-        let of = |digest: Option<Digest>| digest.as_ref().map_or(Fingerprint::EMPTY, Fingerprint::of);
-        of(self.new) - of(self.old)
-    }
+    pub id: String,
+    /// What it adds to the fingerprint: the item after less the item before. The count of a removal wraps below zero, and
+    /// the total is still correct.
+    pub change: Fingerprint,
 }
 
 /// Adds changes to blocks that are sorted and hold every id concerned. Returns the positions of the blocks that
 /// changed. Errors: `CORRUPT` when an id lies before the first block.
-pub fn apply<'a>(blocks: &mut [Block], deltas: impl IntoIterator<Item = Delta<'a>>) -> Result<Vec<usize>> {
+pub fn apply<'a>(blocks: &mut [Block], deltas: impl IntoIterator<Item = &'a Delta>) -> Result<Vec<usize>> {
     let mut changed = std::collections::BTreeSet::new();
     for delta in deltas {
-        let after = blocks.partition_point(|block| block.first.as_str() <= delta.id);
+        let after = blocks.partition_point(|block| block.first <= delta.id);
         let Some(at) = after.checked_sub(1) else {
             return Err(Error::corrupt("table tandem.blocks", format!("no block holds id {:?}", delta.id)));
         };
         if let Some(block) = blocks.get_mut(at) {
-            block.fingerprint += delta.fingerprint();
+            block.fingerprint += delta.change;
             changed.insert(at);
         }
     }
     Ok(changed.into_iter().collect())
 }
 
-/// Cuts a block into pieces of [`BLOCK_IDS_CUT`] ids. `entries` are the items now in its range, sorted, and
-/// `unfolded` the changes in its range that are not in the block's sum, both of one snapshot.
-///
-/// Errors: `CORRUPT` when items, block and log do not add up.
-pub fn cut(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta<'_>]) -> Result<Vec<Block>> {
-    let mut pieces: Vec<Block> = entries
+/// Blocks of [`BLOCK_IDS_CUT`] ids for items, the first of which begins at `first`. `entries` are the items of a range,
+/// sorted, and `unfolded` the changes in it that are not in the blocks' sums, both of one snapshot.
+pub fn blocks_of(first: &str, entries: &[(String, Digest)], unfolded: &[Delta]) -> Vec<Block> {
+    let mut blocks: Vec<Block> = entries
         .chunks(BLOCK_IDS_CUT as usize)
         .map(|chunk| Block {
             first: chunk.first().map(|(id, _)| id.clone()).unwrap_or_default(),
             fingerprint: chunk.iter().map(|(_, digest)| Fingerprint::of(digest)).sum(),
         })
         .collect();
-    match pieces.first_mut() {
-        Some(first) => first.first.clone_from(&block.first),
-        None => pieces.push(Block { first: block.first.clone(), fingerprint: Fingerprint::EMPTY }),
+    match blocks.first_mut() {
+        Some(block) => block.first = first.to_owned(),
+        None => blocks.push(Block { first: first.to_owned(), fingerprint: Fingerprint::EMPTY }),
     }
     for delta in unfolded {
-        let at = pieces.partition_point(|piece| piece.first.as_str() <= delta.id).saturating_sub(1);
-        if let Some(piece) = pieces.get_mut(at) {
-            piece.fingerprint -= delta.fingerprint();
+        let at = blocks.partition_point(|block| block.first <= delta.id).saturating_sub(1);
+        if let Some(block) = blocks.get_mut(at) {
+            block.fingerprint -= delta.change;
         }
     }
+    blocks
+}
+
+/// Cuts pieces from the front of a block. `entries` and `unfolded`, as [`blocks_of`] takes them, reach up to `rest`, where
+/// the block goes on; what is left of it comes last.
+pub fn cut_front(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta], rest: &str) -> Vec<Block> {
+    let mut pieces = blocks_of(&block.first, entries, unfolded);
+    let cut: Fingerprint = pieces.iter().map(|piece| piece.fingerprint).sum();
+    pieces.push(Block { first: rest.to_owned(), fingerprint: block.fingerprint - cut });
+    pieces
+}
+
+/// Cuts a block by all its items. Returns its pieces, and whether they add up to it: if they do not, the block was wrong,
+/// and the pieces are right.
+pub fn cut(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta]) -> (Vec<Block>, bool) {
+    let pieces = blocks_of(&block.first, entries, unfolded);
     let total: Fingerprint = pieces.iter().map(|piece| piece.fingerprint).sum();
-    if total != block.fingerprint {
-        return Err(Error::corrupt(
-            "table tandem.blocks",
-            format!("block {:?} holds {:?}, its items sum to {total:?}", block.first, block.fingerprint),
-        ));
-    }
-    Ok(pieces)
+    (pieces, total == block.fingerprint)
 }
 
 /// Whether a block is to be cut.

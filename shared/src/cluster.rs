@@ -85,6 +85,30 @@ impl Topology {
     }
 }
 
+/// The slots of the node that is asked, in what it answers to CLUSTER NODES.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnSlots(Vec<(u16, u16)>);
+
+impl OwnSlots {
+    /// Reads the answer. `None` where the node does not find itself in it.
+    pub fn of_nodes(nodes: &str) -> Option<OwnSlots> {
+        let is_itself = |line: &&str| line.split(' ').nth(2).is_some_and(|flags| flags.contains("myself"));
+        let line = nodes.lines().find(is_itself)?;
+        // Slots that are on their way stand in brackets; they are still, or not yet, its own.
+        let slots = line.split(' ').skip(8).filter(|word| !word.starts_with('['));
+        let range = |word: &str| {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            Some((first.parse().ok()?, last.trim_end().parse().ok()?))
+        };
+        Some(OwnSlots(slots.filter_map(range).collect()))
+    }
+
+    /// Whether a slot is the node's.
+    pub fn has(&self, slot: u16) -> bool {
+        self.0.iter().any(|(first, last)| (*first..=*last).contains(&slot))
+    }
+}
+
 /// What a node answers when it does not serve the slot of a command: another one does, for good or for this command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redirect {
@@ -143,6 +167,20 @@ mod tests {
         assert_eq!(topology.moved_since(&before), HashSet::from([50]));
         assert_eq!(topology.owner(50), Some("c:1"));
         assert!(before.moved_since(&before).is_empty());
+    }
+
+    #[test]
+    fn a_node_knows_its_own_slots() {
+        let nodes = "07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
+            67ed 127.0.0.1:30002@31002,host myself,master - 0 1426238316232 2 connected 0-99 105 [106->-292f]\n\
+            292f 127.0.0.1:30003@31003 master - 0 1426238318243 3 connected 100-104 106-16383\n";
+        let own = OwnSlots::of_nodes(nodes).unwrap();
+        let has: Vec<u16> =
+            [0, 99, 100, 104, 105, 106, 16383].into_iter().filter(|slot| own.has(*slot)).collect();
+        assert_eq!(has, [0, 99, 105]);
+        assert_eq!(OwnSlots::of_nodes("67ed 127.0.0.1:30002@31002 master - 0 1 2 connected 0-99\n"), None);
+        let none = OwnSlots::of_nodes("67ed :0@0 myself,master - 0 0 0 connected\n").unwrap();
+        assert!(!none.has(0));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Restated {
     pub state: State,
     /// The new audit object.
     pub audit: Option<Audit>,
+    /// Whether the item stays in its tier, as before.
+    pub local: bool,
 }
 
 /// What applying a foreign revision comes to.
@@ -171,6 +173,7 @@ pub fn decide_state(
         timestamp: now,
         state: request.state,
         audit: request.audit,
+        local: live.local,
     }))
 }
 
@@ -195,51 +198,6 @@ pub fn decide_remove(
     }
     let body = Body::Tombstone;
     Ok(Decision::Write(Revision { version, timestamp: now, audit: request.audit, body }))
-}
-
-/// Decides the removal of an item whose copy has left this tier for good while the other side has it, so that no more
-/// than its version is known: a tombstone as [`decide_remove`] makes it. `None` where no version is known.
-///
-/// Errors: `CONFLICT` where an etag is asked for, which nobody here can compare, `STALE` and `INVALID` as there.
-pub fn decide_remove_gone(
-    id: &str,
-    version: Option<Version>,
-    request: RemoveRequest,
-    now: Timestamp,
-) -> Result<Option<Revision>> {
-    let Some(current) = version else { return Ok(None) };
-    if let Precondition::IfMatch(expected) = &request.precondition {
-        return Err(Error::Conflict {
-            what: format!("item {}", shown(id)),
-            expected: expected.to_hex(),
-            current: "none".to_owned(),
-        });
-    }
-    let version = new_version(id, Some(current), request.version)?;
-    Ok(Some(Revision { version, timestamp: now, audit: request.audit, body: Body::Tombstone }))
-}
-
-/// Decides what a foreign revision does where the copy of an id has left this tier for good. `known` is the version that
-/// it had, and its digest if the other side has it; `is_settled` says that what left is not on its way to the other side,
-/// which offers this: then it knows better, and `Unchanged` says that what it offers is what it has of the ghost.
-pub fn decide_apply_gone(
-    key: &DigestKey,
-    id: &str,
-    known: (Version, Option<Digest>),
-    offered: &Head<'_>,
-    is_settled: bool,
-) -> Applied {
-    let (version, digest) = known;
-    let outcome = match offered.version.cmp(&version) {
-        Ordering::Greater => Outcome::Applied,
-        Ordering::Equal if digest.is_some() && offered.digest(key, id) == digest => Outcome::Unchanged,
-        // Somebody else's write of the same version, which was joined with what left and won.
-        Ordering::Equal => Outcome::Applied,
-        Ordering::Less if !is_settled => Outcome::Stale,
-        Ordering::Less if offered.is_tombstone() => Outcome::Applied,
-        Ordering::Less => Outcome::Unchanged,
-    };
-    Applied { outcome, conflict: false }
 }
 
 /// Decides what a foreign revision does: joining keeps the greater one. A local item does not count as `current`:
@@ -335,7 +293,7 @@ pub fn check_locality(id: &str, was_local: Option<bool>, is_local: bool) -> Resu
     Ok(())
 }
 
-fn new_version(id: &str, current: Option<Version>, asked: Option<Version>) -> Result<Version> {
+pub(crate) fn new_version(id: &str, current: Option<Version>, asked: Option<Version>) -> Result<Version> {
     match (current, asked) {
         (None, asked) => Ok(asked.unwrap_or(Version::FIRST)),
         (Some(current), None) => current.next(),

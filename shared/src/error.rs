@@ -116,6 +116,14 @@ pub enum Error {
         /// What is stored: an etag, or `none`.
         current: String,
     },
+    /// Another transaction was first, and this one may not see what it did.
+    #[error("{what} {happened} by another transaction meanwhile; run the transaction again")]
+    Raced {
+        /// The thing and its name.
+        what: String,
+        /// What happened to it: "was removed", "was put".
+        happened: &'static str,
+    },
     /// The item is in another state than the caller moves it from.
     #[error("{what} is in state {current}, not {expected}; read it again and retry")]
     StateConflict {
@@ -206,7 +214,7 @@ impl Error {
             Error::TooLarge { .. } => Code::TooLarge,
             Error::NotFound { .. } => Code::NotFound,
             Error::Exists { .. } => Code::Exists,
-            Error::Conflict { .. } | Error::StateConflict { .. } => Code::Conflict,
+            Error::Conflict { .. } | Error::StateConflict { .. } | Error::Raced { .. } => Code::Conflict,
             Error::Stale { .. } | Error::Truncated { .. } => Code::Stale,
             Error::Corrupt { .. } => Code::Corrupt,
             Error::Backpressure { .. } => Code::Backpressure,
@@ -234,6 +242,11 @@ impl Error {
     /// This error as that of one item of a batch.
     pub fn at_item(self, place: usize, id: &str) -> Error {
         Error::AtItem { place, id: shown(id), error: Box::new(self) }
+    }
+
+    /// Another transaction was first.
+    pub fn raced(what: impl Into<String>, happened: &'static str) -> Error {
+        Error::Raced { what: what.into(), happened }
     }
 
     /// Bytes or a hash are wrong.

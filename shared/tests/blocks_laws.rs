@@ -3,16 +3,21 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tandem_shared::blocks::{Block, Delta, apply, cut, needs_cut, needs_merge};
+use tandem_shared::blocks::{Block, Delta, apply, cut, cut_front, needs_cut, needs_merge};
 use tandem_shared::{Digest, Fingerprint, PayloadHash};
 
 fn digest(number: u32) -> Digest {
     Digest(PayloadHash::of(&number.to_le_bytes()).0)
 }
 
+/// What the log holds of a change from one digest to another.
+fn delta((id, old, new): &(String, Option<Digest>, Option<Digest>)) -> Delta {
+    let of = |digest: &Option<Digest>| digest.as_ref().map_or(Fingerprint::EMPTY, Fingerprint::of);
+    Delta { id: id.clone(), change: of(new) - of(old) }
+}
+
 fn fold(blocks: &mut [Block], log: &[(String, Option<Digest>, Option<Digest>)]) {
-    let deltas = log.iter().map(|(id, old, new)| Delta { id, old: *old, new: *new });
-    apply(blocks, deltas).unwrap();
+    apply(blocks, &log.iter().map(delta).collect::<Vec<_>>()).unwrap();
 }
 
 proptest! {
@@ -22,6 +27,7 @@ proptest! {
         writes in prop::collection::vec((0_u32..2500, prop::option::weighted(0.8, 0_u32..9)), 1..4000),
         folded in 0_usize..4000,
         seed in any::<u64>(),
+        pages in any::<prop::sample::Index>(),
     ) {
         let mut items: BTreeMap<String, Digest> = BTreeMap::new();
         let mut log = Vec::new();
@@ -41,9 +47,16 @@ proptest! {
         fold(&mut blocks, &early);
 
         let now: Vec<(String, Digest)> = items.iter().map(|(id, digest)| (id.clone(), *digest)).collect();
-        let unfolded: Vec<Delta> =
-            late.iter().map(|(id, old, new)| Delta { id, old: *old, new: *new }).collect();
-        blocks = cut(&blocks[0], &now, &unfolded).unwrap();
+        let unfolded: Vec<Delta> = late.iter().map(delta).collect();
+        // In two steps, as a block that holds more than fits into one page.
+        let middle = pages.index(now.len() + 1);
+        let rest = now.get(middle).map_or("~".to_owned(), |(id, _)| id.clone());
+        let (front, back): (Vec<Delta>, Vec<Delta>) = unfolded.into_iter().partition(|delta| delta.id < rest);
+        let mut pieces = cut_front(&blocks[0], &now[..middle], &front, &rest);
+        let (more, adds_up) = cut(&pieces.pop().unwrap(), &now[middle..], &back);
+        prop_assert!(adds_up);
+        blocks = pieces;
+        blocks.extend(more);
         fold(&mut blocks, late);
 
         for (at, block) in blocks.iter().enumerate() {
@@ -59,16 +72,18 @@ proptest! {
 }
 
 #[test]
-fn a_block_that_does_not_add_up_is_refused() {
+fn a_block_that_does_not_add_up_is_told_from_one_that_does() {
     let block = Block { first: String::new(), fingerprint: Fingerprint::of(&digest(1)) };
-    assert!(cut(&block, &[("a".into(), digest(2))], &[]).is_err());
-    assert_eq!(cut(&block, &[("a".into(), digest(1))], &[]).unwrap(), vec![block]);
+    let right = Block { fingerprint: Fingerprint::of(&digest(2)), ..block.clone() };
+    assert_eq!(cut(&block, &[("a".into(), digest(2))], &[]), (vec![right], false));
+    assert_eq!(cut(&block, &[("a".into(), digest(1))], &[]), (vec![block.clone()], true));
 }
 
 #[test]
 fn ids_before_the_first_block_are_refused() {
     let mut blocks = [Block { first: "m".into(), fingerprint: Fingerprint::EMPTY }];
-    assert!(apply(&mut blocks, [Delta { id: "a", old: None, new: Some(digest(1)) }]).is_err());
+    let change = Fingerprint::of(&digest(1));
+    assert!(apply(&mut blocks, &[Delta { id: "a".into(), change }]).is_err());
 }
 
 #[test]

@@ -1,34 +1,6 @@
--- CREATE EXTENSION makes the schema, unless it is there: as in a database that is restored, or where the extension was
--- before. Then it must be ours alone: whoever owns a schema may drop and replace what is in it.
-SET LOCAL search_path = pg_catalog, pg_temp;
-DO $$
-DECLARE
-    place pg_namespace;
-    stranger name;
-BEGIN
-    IF getdatabaseencoding() <> 'UTF8' THEN
-        RAISE EXCEPTION 'tandem needs a database in UTF8, and the encoding of % is %', current_database(), getdatabaseencoding()
-            USING ERRCODE = 'feature_not_supported', HINT = 'make a database with ENCODING ''UTF8'' TEMPLATE template0';
-    END IF;
-    SELECT * INTO STRICT place FROM pg_namespace n WHERE n.nspname = 'tandem';
-    SELECT r.rolname INTO stranger FROM pg_roles r
-    WHERE r.oid = place.nspowner AND NOT r.rolsuper AND r.rolname <> current_user;
-    IF FOUND THEN
-        RAISE EXCEPTION 'schema tandem belongs to %, who could replace what is put into it', stranger
-            USING ERRCODE = 'insufficient_privilege', HINT = 'see what it is for; ALTER SCHEMA tandem OWNER TO CURRENT_USER, or drop it';
-    END IF;
-    IF EXISTS (SELECT FROM aclexplode(place.nspacl) a WHERE a.privilege_type = 'CREATE' AND a.grantee <> place.nspowner) THEN
-        RAISE EXCEPTION 'others may create in schema tandem'
-            USING ERRCODE = 'insufficient_privilege', HINT = 'REVOKE CREATE ON SCHEMA tandem from those that \dn+ tandem shows';
-    END IF;
-    IF EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = place.oid
-            AND d.classid <> 'pg_extension'::regclass AND d.deptype = 'n') THEN
-        RAISE EXCEPTION 'schema tandem is not empty'
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'see what is in it, move or drop it, and create the extension again';
-    END IF;
-END
-$$;
--- What follows without a schema's name is made in it.
+-- The schema is made here and not named in the control file, so that it is the extension's and goes with it. What follows
+-- without a schema's name is made in it.
+CREATE SCHEMA tandem;
 SET LOCAL search_path = tandem, pg_temp;
 
 -- Tables of tandem. Ids are compared by bytes everywhere, hence COLLATE "C".
@@ -50,18 +22,6 @@ CREATE TABLE tandem.items (
 CREATE INDEX items_state_id ON tandem.items (state, id);
 CREATE TABLE tandem.items_default PARTITION OF tandem.items DEFAULT;
 COMMENT ON TABLE tandem.items IS 'the items: query and write them with plain SQL; version, timestamp and hash are kept by trigger';
-COMMENT ON COLUMN tandem.items.id IS 'what the item is called: 1 to 512 bytes; ordered by bytes';
-COMMENT ON COLUMN tandem.items.version IS 'grows by one with each change';
-COMMENT ON COLUMN tandem.items."timestamp" IS 'when the revision was written, in milliseconds since 1970';
-COMMENT ON COLUMN tandem.items.payload_hash IS 'BLAKE3 of the canonical content';
-COMMENT ON COLUMN tandem.items.payload IS 'the content if it is JSON';
-COMMENT ON COLUMN tandem.items.payload_blob IS 'the content if it is binary';
-COMMENT ON COLUMN tandem.items.audit IS 'who wrote it in which course: batch, trace, home';
-COMMENT ON COLUMN tandem.items.state IS 'the tag that its writers gave it';
-COMMENT ON COLUMN tandem.items.local IS 'whether it stays in this Postgres and goes to no Redis';
-COMMENT ON COLUMN tandem.items.access_count IS 'how often tandem.touch counted an access here';
-COMMENT ON COLUMN tandem.items.last_accessed IS 'when tandem.touch counted the last one';
-COMMENT ON TABLE tandem.items_default IS 'the items below no routed prefix; read and write them through tandem.items';
 
 -- Ids under a prefix that have a table of their own, as tandem.route makes it. The partition of a prefix is a
 -- partitioned table itself, "route <number>": its default partition is the table named, and longer prefixes are
@@ -76,7 +36,6 @@ COMMENT ON TABLE tandem.routes IS 'prefixes of ids that have a table of their ow
 -- Always empty. A dump writes all items under this name, as it does not know the tables of routes, and what a
 -- restore puts here goes on to items.
 CREATE TABLE tandem.restored_items (LIKE tandem.items);
-COMMENT ON TABLE tandem.restored_items IS 'the door by which a dump brings items in; empty';
 
 CREATE TABLE tandem.tombstones (
     id text COLLATE "C" PRIMARY KEY,
@@ -87,25 +46,27 @@ CREATE TABLE tandem.tombstones (
 CREATE INDEX tombstones_timestamp ON tandem.tombstones USING brin ("timestamp") WITH (autosummarize);
 COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
 
--- The log of changes: one row a change, in a few slots that are truncated in rotation instead of vacuumed.
-CREATE SEQUENCE tandem.changes_seq;
+-- The log of changes: one row a change, in a few slots that are emptied in rotation instead of vacuumed. A row is known
+-- by its transaction and its number in that. Written by the library alone, in this order of columns.
 CREATE TABLE tandem.changes (
-    slot smallint NOT NULL,
-    seq bigint NOT NULL DEFAULT nextval('tandem.changes_seq'),
-    xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
-    id text COLLATE "C" NOT NULL,
-    op "char" NOT NULL,
+    xid bigint NOT NULL,
     version bigint NOT NULL,
     "timestamp" bigint NOT NULL,
-    old_digest bytea,
-    new_digest bytea,
+    logged_at timestamptz NOT NULL,
+    seq integer NOT NULL,
+    slot smallint NOT NULL,
+    -- What the change adds to the fingerprint of all items.
+    count smallint NOT NULL,
+    op "char" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    sum bytea NOT NULL,
     origin text
 ) PARTITION BY LIST (slot);
 CREATE TABLE tandem.changes_0 PARTITION OF tandem.changes FOR VALUES IN (0);
 CREATE TABLE tandem.changes_1 PARTITION OF tandem.changes FOR VALUES IN (1);
 CREATE TABLE tandem.changes_2 PARTITION OF tandem.changes FOR VALUES IN (2);
-CREATE INDEX changes_position ON tandem.changes (xid, seq);
-COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read it in (xid, seq) order below the oldest running transaction';
+CREATE INDEX changes_place ON tandem.changes (xid, seq);
+COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read it with tandem.changes_since';
 
 -- Fingerprints of consecutive ids, folded from the log; the first block begins at the empty text.
 CREATE TABLE tandem.blocks (
@@ -113,26 +74,30 @@ CREATE TABLE tandem.blocks (
     count bigint NOT NULL,
     sum bytea NOT NULL CHECK (octet_length(sum) = 32)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE tandem.blocks IS 'fingerprints of stretches of consecutive ids, folded from the log';
 INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 32), 'hex'));
 
+-- The slot of the log that is written, and what was emptied out of it: the highest transaction, and how often. Written
+-- when a slot is full, as every write of items reads it.
 CREATE TABLE tandem.log_state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     slot smallint NOT NULL DEFAULT 0,
-    slot_since timestamptz NOT NULL DEFAULT now(),
-    folded_xid bigint NOT NULL DEFAULT 0,
-    folded_seq bigint NOT NULL DEFAULT 0,
-    key_check bytea,
-    -- A slot that every reader is past, and the transaction that found it so; it is emptied once no snapshot is
-    -- older than that. Positions below `truncated` are refused from then on.
-    drained_slot smallint,
-    drained_at timestamptz,
-    drained_xid xid8,
-    truncated_xid bigint NOT NULL DEFAULT 0,
-    truncated_seq bigint NOT NULL DEFAULT 0
+    emptied bigint NOT NULL DEFAULT 0,
+    times_emptied bigint NOT NULL DEFAULT 0,
+    slot_since timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE tandem.log_state IS 'how far the log is folded and emptied';
 INSERT INTO tandem.log_state DEFAULT VALUES;
+
+-- How far the log is in the blocks, with which secret, and how many blocks did not add up and were mended.
+CREATE TABLE tandem.fold_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    position text NOT NULL DEFAULT '0',
+    key_check bytea,
+    has_large boolean NOT NULL DEFAULT false,
+    mended bigint NOT NULL DEFAULT 0,
+    mended_at timestamptz,
+    mended_block text COLLATE "C"
+) WITH (fillfactor = 50);
+INSERT INTO tandem.fold_state DEFAULT VALUES;
 
 CREATE TABLE tandem.links (
     name text PRIMARY KEY,
@@ -142,10 +107,9 @@ CREATE TABLE tandem.links (
     direction text NOT NULL CHECK (direction IN ('both', 'to_redis', 'from_redis')),
     paused boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
-    -- Position in the log up to which Redis has everything, and the cluster that it belongs to: a restored
-    -- dump brings positions that mean nothing in the new cluster.
-    pushed_xid bigint NOT NULL DEFAULT 0,
-    pushed_seq bigint NOT NULL DEFAULT 0,
+    -- What of the log Redis has, and the cluster that it belongs to: a restored dump brings positions that mean
+    -- nothing in the new cluster.
+    log_position text NOT NULL DEFAULT '0',
     system_identifier bigint NOT NULL,
     needs_check boolean NOT NULL DEFAULT true,
     state text NOT NULL DEFAULT 'starting',
@@ -160,8 +124,6 @@ CREATE TABLE tandem.links (
     redis_waiting bigint,
     redis_waiting_since timestamptz
 ) WITH (fillfactor = 50);
-
-COMMENT ON TABLE tandem.links IS 'the links to Redis; tandem.links() shows them without their addresses';
 
 -- Runs of checks. A run has a row of its own, so that nobody waits for who checks inside a longer transaction; the
 -- manager keeps the last of each link.
@@ -233,30 +195,6 @@ CREATE UNIQUE INDEX dead_letters_subject ON tandem.dead_letters
 CREATE INDEX dead_letters_retry ON tandem.dead_letters (link, seq) WHERE retry;
 COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
 
-CREATE VIEW tandem.link_status AS
-    SELECT l.name AS link, d.direction, CASE WHEN l.paused THEN 'paused' ELSE l.state END AS state, w.waiting,
-        w.lag_seconds, l.last_error, l.last_error_at,
-        (SELECT count(*) FROM tandem.dead_letters a WHERE a.link = l.name AND a.direction = d.direction) AS dead_letters,
-        (SELECT count(*) FROM tandem.changes c, tandem.log_state s
-            WHERE (c.xid, c.seq) > (s.folded_xid, s.folded_seq)) AS pending_folds,
-        l.check_every, k.finished_at AS last_check_at, k.answer AS last_check_answer, k.reason AS last_check_reason
-    FROM tandem.links l
-    CROSS JOIN (VALUES ('to_redis'), ('from_redis')) d (direction)
-    LEFT JOIN LATERAL (SELECT * FROM tandem.checks c
-        WHERE c.link = l.name AND c.finished_at IS NOT NULL ORDER BY c.run DESC LIMIT 1) k ON true
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS waiting, greatest(extract(epoch FROM clock_timestamp()) * 1000 - min(c."timestamp"), 0) / 1000
-            AS lag_seconds
-        FROM tandem.changes c
-        WHERE d.direction = 'to_redis' AND (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq)
-          AND c.origin IS DISTINCT FROM l.name AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/'))
-        HAVING d.direction = 'to_redis'
-        UNION ALL
-        SELECT l.redis_waiting, extract(epoch FROM clock_timestamp() - l.redis_waiting_since)
-        WHERE d.direction = 'from_redis') w
-    WHERE l.direction IN ('both', d.direction);
-COMMENT ON VIEW tandem.link_status IS 'each direction of each link: state, what waits and for how long, errors, dead letters, last check';
-
 CREATE TYPE tandem.item AS (
     id text,
     version bigint,
@@ -270,34 +208,6 @@ CREATE TYPE tandem.item AS (
     audit jsonb
 );
 
-COMMENT ON TYPE tandem.item IS 'an item as get, scan and their kin show it';
-
-CREATE TYPE tandem.link_state AS (
-    name text,
-    mode text,
-    prefix text,
-    direction text,
-    paused boolean,
-    state text,
-    pulled bigint,
-    pushed bigint,
-    waiting bigint,
-    last_error text,
-    last_error_at timestamptz,
-    check_every interval,
-    last_check_at timestamptz,
-    last_check_answer text,
-    last_check_reason text,
-    last_check_differences bigint,
-    last_check_repaired bigint,
-    last_check_ranges bigint,
-    last_check_bytes bigint
-);
-COMMENT ON TYPE tandem.link_state IS 'what tandem.links() tells of a link';
-
-CREATE TYPE tandem.fact AS (name text, value text);
-COMMENT ON TYPE tandem.fact IS 'a line of tandem.status()';
-
 CREATE TYPE tandem.standing AS (
     id text,
     status text,
@@ -308,8 +218,6 @@ CREATE TYPE tandem.standing AS (
     access_count bigint,
     last_accessed bigint
 );
-
-COMMENT ON TYPE tandem.standing IS 'what tandem.item_status() tells of an item';
 
 -- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored. The condition is
 -- put at the end of a query over the table, which is how the items themselves get into it.

@@ -312,6 +312,45 @@ fn what_waits_where_a_slot_was_reaches_postgres() {
     assert!(!is_there(&mut redis, &removed));
 }
 
+/// What has expired is known where its slot is: what is put there counts on from what Postgres has.
+#[test]
+fn what_had_expired_before_its_slot_moved_is_counted_on_from() {
+    let (cluster, postgres) = start();
+    let (mut client, mut redis) = (postgres.connect(), cluster.connect());
+    let moved = 10..40;
+    let expired = cluster.id_in("expired.", moved.clone());
+    let other = cluster.id_in("other.", 41..100);
+    for id in [&expired, &other] {
+        for content in ["1", "2", "3"] {
+            put(&mut redis, id, content);
+        }
+    }
+    settle(&cluster, &postgres, 2);
+    for id in [&expired, &other] {
+        tell(&mut redis, &["PEXPIRE", id, "5"]).expect("it is there");
+        wait::until("the copy expires", DEADLINE, || !is_there(&mut redis, id));
+    }
+    let is_equal = |client: &mut Client| {
+        value::<bool>(
+            client,
+            "SELECT tandem.merkle_root() = (SELECT root FROM tandem.link_nodes() WHERE node IS NULL)",
+        )
+    };
+    assert!(is_equal(&mut client), "ghosts stand for what has expired");
+    cluster.migrate(0, 2, moved);
+    wait::until("it is brought to where its slot is", DEADLINE, || is_there(&mut redis, &expired));
+    wait::until("both sides are equal", DEADLINE, || is_equal(&mut client));
+    assert!(!is_there(&mut redis, &other), "the other's slot is where it was");
+    for id in [&expired, &other] {
+        put(&mut redis, id, "\"again\"");
+    }
+    for id in [&expired, &other] {
+        wait::until("it wins in Postgres", DEADLINE, || {
+            value::<i64>(&mut client, &format!("SELECT version FROM tandem.items WHERE id = '{id}'")) == 4
+        });
+    }
+}
+
 #[test]
 fn a_master_is_killed_and_comes_back() {
     let (mut cluster, postgres) = start();

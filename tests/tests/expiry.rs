@@ -336,6 +336,25 @@ fn a_promoted_replica_knows_what_has_expired() {
     assert_eq!(ask_number(&mut to_replica, &["DBSIZE"]), 1, "nothing came back");
 }
 
+/// The link is up, and takes some of them before they expire, and others afterwards.
+#[test]
+fn items_that_live_for_a_moment_reach_postgres_and_stay_away() {
+    let pair = mirror();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    for number in 0..300 {
+        let time = (number % 5 + 1).to_string();
+        ask(&mut redis, &["TANDEM.PUT", &format!("otp:{number}"), "1", "PX", &time]);
+    }
+    wait::until("all have expired", DEADLINE, || ask_number(&mut redis, &["DBSIZE"]) == 0);
+    wait::until_or(
+        DEADLINE,
+        || value::<i64>(&mut client, "SELECT tandem.count()") == 300 && is_equal(&mut client, &mut redis),
+        || pair.report(),
+    );
+    assert_eq!(ask_number(&mut redis, &["DBSIZE"]), 0, "none came back");
+    assert_eq!(field(&mut redis, "pending"), 0);
+}
+
 /// What expires at a key says nothing of an item that is not at it.
 #[test]
 fn the_expiry_of_what_is_no_item_settles_nothing() {

@@ -100,11 +100,7 @@ fn a_tombstone_stays_until_every_link_that_carries_it_has_taken_it() {
     });
     // A link that has taken everything up to now.
     run(&mut client, "SELECT tandem.pause_link('away')");
-    run(
-        &mut client,
-        "UPDATE tandem.links SET needs_check = false, (pushed_xid, pushed_seq) = \
-         (SELECT xid, seq FROM tandem.changes ORDER BY xid DESC, seq DESC LIMIT 1)",
-    );
+    run(&mut client, "UPDATE tandem.links SET needs_check = false, log_position = tandem.log_position()");
     run(&mut client, "SELECT tandem.delete('in.b')");
     wait::until("the one that the link has taken is forgotten", DEADLINE, || {
         tombstones_of_postgres(&mut client) == ["in.b"]
@@ -286,7 +282,7 @@ fn functions_with_rights_of_their_own_have_a_search_path_of_their_own() {
         "SELECT p.oid::regprocedure::text, coalesce(array_to_string(p.proconfig, ','), '') FROM pg_proc p \
          WHERE p.pronamespace = 'tandem'::regnamespace AND p.prosecdef",
     );
-    assert!(definers.len() >= 5, "capture, the fold and links()");
+    assert!(!definers.is_empty(), "links() shows what its readers may not read");
     for row in definers {
         let (name, config): (String, String) = (row.get(0), row.get(1));
         assert!(config.contains("search_path=pg_catalog, pg_temp"), "{name}: {config}");

@@ -173,6 +173,35 @@ fn the_books_survive_a_rewrite_of_the_aof_without_any_key() {
     }
 }
 
+/// While writes are held back nothing may go to replicas, and so nothing into the AOF.
+#[test]
+fn an_aof_is_rewritten_while_writes_are_held_back() {
+    let mut server = Redis::start(Options::durable().with("aof-use-rdb-preamble", "no"));
+    let mut redis = server.connect();
+    attach(&mut redis, "pg");
+    ask(&mut redis, &["TANDEM.PUT", "gone", "1"]);
+    ask(&mut redis, &["TANDEM.REMOVE", "gone"]);
+    ask(&mut redis, &["CLIENT", "PAUSE", "600000", "WRITE"]);
+    rewrite_aof(&mut redis);
+    ask(&mut redis, &["BGSAVE"]);
+    ask(&mut redis, &["CLIENT", "UNPAUSE"]);
+    ask(&mut redis, &["TANDEM.PUT", "after", "1"]);
+    let directory = server.directory().join("appendonlydir");
+    let is_written = || {
+        let files = std::fs::read_dir(&directory).expect("the AOF is a directory");
+        let mut files = files.map(|file| std::fs::read(file.expect("a file").path()).unwrap_or_default());
+        files.any(|bytes| bytes.windows(5).any(|word| word == b"BOOKS"))
+    };
+    wait::until("the books are written", DEADLINE, is_written);
+    server.kill_hard();
+    server.restart();
+    let mut redis = server.connect();
+    check_redis(&mut redis, "after the rewrite");
+    assert_eq!(ask_text(&mut redis, &["TANDEM.GET", "after", "PAYLOAD"]).as_deref(), Some("1"));
+    let Value::Array(words) = ask(&mut redis, &["TANDEM.STATUS", "gone"]) else { panic!("a record") };
+    assert_eq!(words[3], Value::BulkString(b"removed".to_vec()));
+}
+
 fn follow(replica: &mut Connection, master: &Redis) {
     ask(replica, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
 }

@@ -156,7 +156,7 @@ fn what_changes_nothing_leaves_no_row_in_the_log() {
     let (mut client, mut folder, mut counter) = (server.connect(), server.connect(), server.connect());
     hold(
         &mut |request| request.ask_sql(&mut client),
-        &mut || drop(sql::value::<Option<String>>(&mut folder, "SELECT tandem.merkle_root()")),
+        &mut || sql::run(&mut folder, "SELECT tandem.fold()"),
         &mut || sql::value(&mut counter, "SELECT count(*) FROM tandem.changes"),
         "in Postgres",
     );
@@ -167,8 +167,9 @@ fn what_changes_nothing_leaves_no_row_in_the_log() {
 fn a_clean_path_is_exact_without_folding(client: &mut Client) {
     put("u.pending", "{}", vec![]).ask_sql(client);
     let node = Request::Node("u".to_owned());
-    let unfolded = Request::Unfolded(Box::new(node.clone())).ask_sql(client);
+    let unfolded = node.ask_sql(client);
     assert_eq!(unfolded.field("pending"), Some(&Answer::Number(1)), "{unfolded:?}");
+    Request::Fold.ask_sql(client);
     let folded = node.ask_sql(client);
     assert_eq!(folded.field("pending"), Some(&Answer::Number(0)), "{folded:?}");
     assert_eq!(folded.text_field("hash"), unfolded.text_field("hash"), "the hash is exact all the same");

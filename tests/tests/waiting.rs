@@ -185,6 +185,22 @@ fn nobody_waits_for_what_no_link_is_told_of() {
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "20"]), 0);
 }
 
+#[test]
+fn what_no_link_takes_fills_no_set() {
+    let server = Redis::start(Options::in_memory().with("tandem.pending-bytes-max", "1024"));
+    let mut redis = server.connect();
+    attach_as(&mut redis, &attachment_of("pg", ["a:", "mirror", "both"]));
+    let full =
+        (0..100).find_map(|number| send(&mut redis, &["TANDEM.PUT", &format!("a:{number}"), "1"]).err());
+    assert_eq!(full.expect("the set is full").code(), Some("BACKPRESSURE"));
+    for number in 0..100 {
+        ask(&mut redis, &["TANDEM.PUT", &format!("b:{number}"), "1"]);
+    }
+    ask(&mut redis, &["TANDEM.MPUT", "1", "b:more", "1"]);
+    assert!(send(&mut redis, &["TANDEM.MPUT", "2", "b:more", "2", "a:more", "1"]).is_err());
+    assert!(ask_number(&mut redis, &["TANDEM.LINK", "PENDING"]) < 100);
+}
+
 /// A client that waits is not told that its write was taken because somebody has written the id again.
 #[test]
 fn a_write_that_was_written_over_is_not_taken() {

@@ -3,13 +3,15 @@
 use super::arguments::given;
 use super::merkle::{Ids, Node, node};
 use crate::error::{Failure, Outcome, answer};
+use crate::log;
 use crate::planning::{self, select_kept};
 use crate::rows::end_or_last;
+use crate::snapshot;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
 use tandem_shared::paths::{OrderedIds, children, clean_children};
 use tandem_shared::request::page_limit;
-use tandem_shared::{Path, Range};
+use tandem_shared::{Fingerprint, Path, Range};
 
 /// Dirty ids as they stood in one snapshot.
 struct Dirty(BTreeSet<String>);
@@ -27,24 +29,26 @@ impl OrderedIds for Dirty {
     }
 }
 
-/// All of the log behind the folded position, also what no fold may take yet; what changed no digest changed nothing.
+/// All of the log that is not folded; what changed no digest changed nothing.
 const DIRTY: &str = "SELECT DISTINCT c.id FROM unnest($1::text[], $2::text[]) AS r (start, past) \
-    JOIN tandem.changes c ON c.id >= r.start AND c.id < r.past \
-    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
-      AND c.old_digest IS DISTINCT FROM c.new_digest";
+    CROSS JOIN tandem.fold_state f CROSS JOIN LATERAL tandem.changes_after(f.position) c \
+    WHERE c.id >= r.start AND c.id < r.past AND (c.count <> 0 OR c.sum <> $3)";
 
 fn dirty_in(ranges: Vec<Range>) -> Outcome<Dirty> {
     let (starts, ends): (Vec<String>, Vec<String>) =
         ranges.into_iter().map(|range| (range.start, end_or_last(range.end))).unzip();
-    planning::by_index(|| {
+    log::flush()?;
+    let read = || {
         Spi::connect(|client| {
             let mut ids = BTreeSet::new();
-            for row in select_kept(client, DIRTY, &[starts.into(), ends.into()])? {
+            let nothing = Fingerprint::EMPTY.sum().to_vec();
+            for row in select_kept(client, DIRTY, &[starts.into(), ends.into(), nothing.into()])? {
                 ids.extend(row.get::<String>(1)?);
             }
             Ok(Dirty(ids))
         })
-    })
+    };
+    snapshot::leaving_no_lock(|| planning::by_index(read))
 }
 
 /// The dirty ids below a prefix, in byte order. Errors: `INVALID`.

@@ -2,16 +2,17 @@
 
 use super::arguments::given;
 use crate::error::{Failure, Outcome, answer};
-use crate::fold;
+use crate::log;
 use crate::planning::{self, select_kept};
 use crate::replica::{Items, fingerprint};
 use crate::rows::end_or_last;
 use crate::settings;
+use crate::snapshot;
 use pgrx::prelude::*;
 use tandem_shared::paths::{OrderedIds, children};
 use tandem_shared::reconcile::Replica;
 use tandem_shared::request::page_limit;
-use tandem_shared::{Content, Digest, Error, Fingerprint, Path, Range};
+use tandem_shared::{Content, Error, Fingerprint, Path, Range};
 
 /// The ids of shared items, for a walk through the tree that their dots make.
 pub struct Ids;
@@ -42,41 +43,33 @@ impl OrderedIds for Ids {
 
 /// The exact fingerprint of a path and everything below it.
 pub fn subtree(path: &Path) -> Outcome<Fingerprint> {
-    path.ranges().iter().map(fingerprint).sum::<Outcome<Fingerprint>>()
+    fingerprint(&path.ranges())
 }
 
-fn fold_if(fold: Option<bool>) {
-    if fold.unwrap_or(true) {
-        fold::before_reading();
-    }
-}
-
-/// The hash of all items, NULL without any. Without folding it is the same, only dearer.
+/// The hash of all items, NULL without any.
 #[pg_extern(volatile, parallel_unsafe)]
-fn merkle_root(fold: default!(Option<bool>, "true")) -> Option<String> {
-    fold_if(fold);
-    answer(fingerprint(&Range::all())).node_hash()
+fn merkle_root() -> Option<String> {
+    answer(fingerprint(&[Range::all()])).node_hash()
 }
 
 /// The hash of a path and everything below it, NULL without any item. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
-fn merkle_hash(path: Option<&str>, fold: default!(Option<bool>, "true")) -> Option<String> {
+fn merkle_hash(path: Option<&str>) -> Option<String> {
     let path = answer(given("path", path).and_then(Path::new).map_err(Into::into));
-    fold_if(fold);
     answer(subtree(&path)).node_hash()
 }
 
-const PENDING: &str = "SELECT count(*) FROM tandem.changes c \
-    WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
-      AND c.old_digest IS DISTINCT FROM c.new_digest AND c.id >= $1 AND c.id < $2";
+const PENDING: &str = "SELECT count(*) FROM tandem.fold_state f CROSS JOIN LATERAL tandem.changes_after(f.position) c \
+    WHERE c.id >= $1 AND c.id < $2";
 
 fn pending(range: Range) -> Outcome<i64> {
-    planning::by_index(|| {
+    let read = || {
         Spi::connect(|client| {
             let args = [range.start.into(), end_or_last(range.end).into()];
             Ok(select_kept(client, PENDING, &args)?.first().get_one::<i64>()?.unwrap_or(0))
         })
-    })
+    };
+    snapshot::leaving_no_lock(|| planning::by_index(read))
 }
 
 /// A path with its hash, its number of items and the number of changes below it that are not folded yet.
@@ -84,14 +77,12 @@ fn pending(range: Range) -> Outcome<i64> {
 #[pg_extern(volatile, parallel_unsafe)]
 fn merkle_node(
     path: Option<&str>,
-    fold: default!(Option<bool>, "true"),
 ) -> TableIterator<
     'static,
     (name!(path, String), name!(hash, Option<String>), name!(count, i64), name!(pending, i64)),
 > {
     let outcome = (|| -> Outcome<(String, Option<String>, i64, i64)> {
         let path = Path::new(given("path", path)?)?;
-        fold_if(fold);
         let sum = subtree(&path)?;
         let pending = path.ranges().into_iter().map(pending).sum::<Outcome<i64>>()?;
         Ok((path.as_str().to_owned(), sum.node_hash(), sum.count() as i64, pending))
@@ -105,13 +96,11 @@ fn merkle_children(
     path: Option<&str>,
     after: default!(Option<&str>, "NULL"),
     lim: default!(Option<i64>, "NULL"),
-    fold: default!(Option<bool>, "true"),
 ) -> TableIterator<'static, (name!(path, String), name!(hash, Option<String>), name!(count, i64))> {
     let outcome = (|| -> Outcome<Vec<Node>> {
         let path = Path::new(given("path", path)?)?;
         let after = after.map(Path::new).transpose()?;
         let limit = page_limit(lim)?;
-        fold_if(fold);
         children(&mut Ids, &path, after.as_ref(), limit)?.iter().map(node).collect()
     })();
     TableIterator::new(answer(outcome))
@@ -154,73 +143,91 @@ fn merkle_leaves(
 /// Most problems that a check lists.
 const PROBLEMS_MAX: usize = 100;
 
-/// Recounts every block against the items and hashes every payload again.
+/// Recounts every block against the items and hashes every payload again; also names what is not captured.
 #[pg_extern(volatile, parallel_unsafe)]
 fn verify() -> TableIterator<'static, (name!(ok, bool), name!(items, i64), name!(problems, Vec<String>))> {
     let outcome = (|| -> Outcome<(bool, i64, Vec<String>)> {
-        let (items, mut problems) = recount()?;
+        log::flush()?;
+        let mut problems = uncaptured()?;
+        problems.extend(coexisting()?);
+        let items = check_payloads(&mut problems)?;
+        let (wrong, count) = log::wrong_blocks(PROBLEMS_MAX)?;
+        problems.extend(wrong.into_iter().map(|log::Wrong { first, stored, right, .. }| {
+            format!(
+                "block {first:?} says {stored:?}, its items say {right:?}; tandem.rebuild_blocks() mends it"
+            )
+        }));
+        if count > PROBLEMS_MAX {
+            problems.push(format!("{count} blocks do not add up"));
+        }
         problems.truncate(PROBLEMS_MAX);
         Ok((problems.is_empty(), items, problems))
     })();
     TableIterator::once(answer(outcome))
 }
 
-fn recount() -> Outcome<(i64, Vec<String>)> {
-    let mut problems = Vec::new();
-    let mut blocks: Vec<(String, Fingerprint)> = Vec::new();
-    let mut items = 0;
-    let mut key_check = None;
-    Spi::connect(|client| -> Outcome<()> {
-        // One statement, one snapshot: blocks first, then what must add up to them.
-        let rows = client.select(
-            "SELECT 0 AS kind, k.first AS id, k.count, k.sum, NULL::bytea, NULL::text, NULL::bytea, s.key_check \
-             FROM tandem.blocks k, tandem.log_state s \
-             UNION ALL SELECT 1, i.id, 0, tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), \
-                 i.payload_hash, i.payload::text, i.payload_blob, NULL FROM tandem.items i WHERE NOT i.local \
-             UNION ALL SELECT 2, c.id, 0, c.old_digest, c.new_digest, NULL, NULL, NULL \
-             FROM tandem.changes c WHERE (c.xid, c.seq) > (SELECT s.folded_xid, s.folded_seq FROM tandem.log_state s) \
-             ORDER BY kind, id",
-            None,
-            &[],
-        )?;
-        for row in rows {
-            let id = row.get::<String>(2)?.unwrap_or_default();
-            let kind = row.get::<i32>(1)?.unwrap_or(0);
-            if kind == 0 {
-                key_check = row.get::<Vec<u8>>(8)?;
-                let count = row.get::<i64>(3)?.unwrap_or(0) as u64;
-                blocks.push((id, Fingerprint::from_parts(count, row.get::<&[u8]>(4)?.unwrap_or_default())?));
-                continue;
+const UNCAPTURED: &str = "SELECT format('table %s: trigger %s is not enabled always, so rows may have been written without \
+        tandem; ALTER TABLE … ENABLE ALWAYS TRIGGER and then tandem.rebuild_blocks() mend it', p.relid::regclass, t.name) \
+    FROM pg_catalog.pg_partition_tree('tandem.items') p \
+    CROSS JOIN (VALUES ('zz_tandem_row'), ('_tandem_capture'), ('_tandem_truncate')) t (name) \
+    WHERE (p.isleaf OR t.name <> '_tandem_truncate') AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g \
+        WHERE g.tgrelid = p.relid AND g.tgname = t.name AND g.tgenabled = 'A') \
+    UNION ALL SELECT 'tandem.digest_secret is not the one that the blocks were made with; run tandem.rebuild_blocks()' \
+        FROM tandem.fold_state f WHERE f.key_check <> $1";
+
+/// Tables whose triggers do not all fire, and blocks of another secret.
+fn uncaptured() -> Outcome<Vec<String>> {
+    texts(UNCAPTURED, settings::digest_key().check().to_vec().into())
+}
+
+const COEXISTING: &str = "SELECT format('item %s has a tombstone as well', i.id) FROM tandem.tombstones t \
+    JOIN tandem.items i ON i.id = t.id WHERE NOT i.local LIMIT $1";
+
+/// Ids that have a row and a tombstone.
+fn coexisting() -> Outcome<Vec<String>> {
+    texts(COEXISTING, (PROBLEMS_MAX as i64).into())
+}
+
+fn texts(statement: &'static str, argument: pgrx::datum::DatumWithOid<'_>) -> Outcome<Vec<String>> {
+    planning::by_index(|| {
+        Spi::connect(|client| {
+            let mut found = Vec::new();
+            for row in client.select(statement, None, &[argument])? {
+                found.extend(row.get::<String>(1)?);
             }
-            let delta = if kind == 1 {
-                items += 1;
-                if let Some(problem) = check_payload(&id, row.get(5)?, row.get(6)?, row.get(7)?) {
-                    problems.push(problem);
+            Ok(found)
+        })
+    })
+}
+
+/// Items whose content is read at a time.
+const PAYLOADS: i64 = 500;
+
+const PAYLOAD: &str = "SELECT i.id, i.payload_hash, i.payload::text, i.payload_blob, i.local FROM tandem.items i \
+    WHERE i.id > $1 ORDER BY i.id LIMIT $2";
+
+/// Hashes every payload. Returns the number of shared items.
+fn check_payloads(problems: &mut Vec<String>) -> Outcome<i64> {
+    let (mut after, mut items) = (String::new(), 0);
+    loop {
+        pg_sys::check_for_interrupts!();
+        let page = |after: &str| -> Outcome<Option<(String, i64, Vec<String>)>> {
+            Spi::connect(|client| {
+                let (mut last, mut shared, mut found) = (None, 0, Vec::new());
+                for row in select_kept(client, PAYLOAD, &[after.into(), PAYLOADS.into()])? {
+                    let id = row.get::<String>(1)?.unwrap_or_default();
+                    shared += i64::from(row.get::<bool>(5)? == Some(false));
+                    found.extend(check_payload(&id, row.get(2)?, row.get(3)?, row.get(4)?));
+                    last = Some(id);
                 }
-                Fingerprint::of(&Digest::from_slice(row.get::<&[u8]>(4)?.unwrap_or_default())?)
-            } else {
-                let change = fold::change(None, row.get(4)?, row.get(5)?)?;
-                Fingerprint::EMPTY - change.delta().fingerprint()
-            };
-            let at = blocks.partition_point(|(first, _)| *first <= id);
-            match at.checked_sub(1).and_then(|at| blocks.get_mut(at)) {
-                Some((_, sum)) => *sum -= delta,
-                None => problems.push(format!("no block holds id {id}")),
-            }
-        }
-        Ok(())
-    })?;
-    if key_check.is_some_and(|check| check != settings::digest_key().check()) {
-        problems.push(
-            "the blocks were made with another tandem.digest_secret; run tandem.rebuild_blocks()".into(),
-        );
+                Ok(last.map(|last| (last, shared, found)))
+            })
+        };
+        let Some((last, shared, found)) = planning::by_index(|| page(&after))? else { return Ok(items) };
+        (after, items) = (last, items + shared);
+        problems.extend(found);
+        problems.truncate(PROBLEMS_MAX);
     }
-    for (first, rest) in blocks {
-        if rest != Fingerprint::EMPTY {
-            problems.push(format!("block {first:?} and its items differ by {rest:?}"));
-        }
-    }
-    Ok((items, problems))
 }
 
 fn check_payload(id: &str, hash: Option<&[u8]>, json: Option<&str>, blob: Option<&[u8]>) -> Option<String> {

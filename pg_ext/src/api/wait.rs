@@ -29,9 +29,9 @@ fn wait_synced(timeout_ms: Option<i64>) -> i64 {
             .into());
         }
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let end = now(log_end)?;
+        let end = now(committed)?;
         loop {
-            let (count, all) = now(|| caught_up(end))?;
+            let (count, all) = now(|| caught_up(&end))?;
             if all || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(count);
             }
@@ -44,31 +44,24 @@ fn now<T>(read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     snapshot::of_this_moment(|| planning::by_index(read))
 }
 
-/// The last change that is committed. It may lie above what links may read yet, while an older transaction runs.
-fn log_end() -> Outcome<(i64, i64)> {
+/// Everything that is committed, as a snapshot of Postgres.
+fn committed() -> Outcome<String> {
     Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT c.xid, c.seq FROM tandem.changes c ORDER BY c.xid DESC, c.seq DESC LIMIT 1",
-            None,
-            &[],
-        )?;
-        match rows.into_iter().next() {
-            Some(row) => Ok((row.get(1)?.unwrap_or(0), row.get(2)?.unwrap_or(0))),
-            None => Ok((0, 0)),
-        }
+        let rows = client.select("SELECT pg_catalog.pg_current_snapshot()::text", None, &[])?;
+        Ok(rows.first().get_one::<String>()?.unwrap_or_default())
     })
 }
 
-/// How many links are past a position, and whether all are. One that was never compared is past none.
-fn caught_up((xid, seq): (i64, i64)) -> Outcome<(i64, bool)> {
+/// How many links have taken everything that a snapshot sees, and whether all have. One that was never compared has
+/// taken nothing.
+const CAUGHT_UP: &str = "SELECT count(*) FILTER (WHERE p.past), coalesce(bool_and(p.past), true) FROM ( \
+        SELECT NOT l.needs_check AND NOT EXISTS (SELECT FROM tandem.untaken(l.name) c \
+            WHERE pg_visible_in_snapshot(c.xid::text::xid8, $1::pg_snapshot)) AS past \
+        FROM tandem.links l WHERE l.direction <> 'from_redis') p";
+
+fn caught_up(committed: &str) -> Outcome<(i64, bool)> {
     Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT count(*) FILTER (WHERE p.past), coalesce(bool_and(p.past), true) FROM ( \
-                SELECT NOT l.needs_check AND (l.pushed_xid, l.pushed_seq) >= ($1, $2) AS past \
-                FROM tandem.links l WHERE l.direction <> 'from_redis') p",
-            None,
-            &[xid.into(), seq.into()],
-        )?;
+        let rows = client.select(CAUGHT_UP, None, &[committed.into()])?;
         let (count, all) = rows.first().get_two::<i64, bool>()?;
         Ok((count.unwrap_or(0), all == Some(true)))
     })

@@ -15,6 +15,10 @@ pub struct Row {
     pub revision: Revision,
     /// Whether it stays in this tier.
     pub local: bool,
+    /// Whether it is a revision of another side.
+    pub is_joined: bool,
+    /// Version and timestamp of the tombstone that it was decided over.
+    pub over: Option<(i64, i64)>,
 }
 
 /// The columns of rows, borrowed from them.
@@ -44,7 +48,7 @@ impl<'a> Columns<'a> {
             states: Vec::with_capacity(room),
             locals: Vec::with_capacity(room),
         };
-        for Row { id, revision, local } in rows {
+        for Row { id, revision, local, .. } in rows {
             let Body::Live { state, content } = &revision.body else { continue };
             let (payload, blob) = text_or_bytes(content)?;
             columns.ids.push(id);

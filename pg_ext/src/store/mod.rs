@@ -2,13 +2,15 @@
 //! what they decide in one statement a kind. A single put is a batch of one.
 
 mod columns;
+mod context;
 mod read;
-mod session;
 mod subtransaction;
 mod write;
 
+pub use context::{
+    Became, Decided, as_decided, became, counts_on, on_behalf_of, origin, take_decided, take_removal,
+};
 pub use read::{Page, fetch, payload_hash};
-pub use session::{OwnWrite, is_own_write, on_behalf_of, origin, removals};
 
 use crate::error::{Failure, Outcome};
 use crate::planning;
@@ -20,7 +22,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::time::{SystemTime, UNIX_EPOCH};
-use subtransaction::undoable;
+pub use subtransaction::undoable;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::content::canonicalize;
 use tandem_shared::decide::{
@@ -29,7 +31,7 @@ use tandem_shared::decide::{
 use tandem_shared::error::shown;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
-use write::{Writes, record_conflict};
+use write::{Outcomes, Writes, record_conflict};
 
 /// Ends a transaction that may only read, as on a standby, before it locks anything: that would fail there with an error
 /// of the server's inner workings.
@@ -67,6 +69,13 @@ struct Placed {
     operation: Operation,
 }
 
+impl Placed {
+    /// Whether it joins a tombstone: that is stored before rows of its id are looked for.
+    fn is_tombstone(&self) -> bool {
+        matches!(&self.operation, Operation::Apply(revision) if revision.head().is_tombstone())
+    }
+}
+
 /// Runs operations in order and returns what came of each. All or nothing: an error ends the transaction. It names
 /// the operation at fault.
 pub fn run(operations: Vec<(String, Operation)>) -> Outcome<Vec<Done>> {
@@ -100,7 +109,7 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
         // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a ring
         // with others. A single operation has stored nothing then.
         let done = match operations.as_slice() {
-            [_] => attempt(&operations, name, &second)?,
+            [single] if !single.is_tombstone() => attempt(&operations, name, &second)?,
             all => undoable(|| attempt(all, name, &second))?,
         };
         if let Some(done) = done {
@@ -157,16 +166,37 @@ fn run_round(round: &[Placed], name: Name, second: &Cell<usize>) -> Outcome<Opti
                 let (result, decision) = decide(client, &key, id, stored, operation.clone(), now)
                     .map_err(|failure| name(failure, *place, id))?;
                 done.push(result);
-                writes.add(id, decision, stored)?;
+                writes.add(id, decision, stored, matches!(operation, Operation::Apply(_)));
             }
-            let late = writes.store(client)?;
+            let Outcomes { late, altered } = writes.store(client)?;
             if let Some(placed) = round.iter().find(|placed| late.contains(&placed.id)) {
                 second.set(placed.place);
                 return Ok(None);
             }
+            if !altered.is_empty() {
+                describe_again(client, &key, round, &altered, &mut done)?;
+            }
             Ok(Some(done))
         })
     })
+}
+
+/// Says of rows that are not what was decided what they are.
+fn describe_again(
+    client: &mut SpiClient<'_>,
+    key: &DigestKey,
+    round: &[Placed],
+    altered: &HashSet<String>,
+    done: &mut [Done],
+) -> Outcome<()> {
+    let again = round.iter().zip(done).filter(|(placed, _)| altered.contains(&placed.id));
+    let again: Vec<(&Placed, &mut Done)> = again.collect();
+    let current = lock(client, again.iter().map(|(placed, _)| wanted(placed)).collect())?;
+    for (Placed { id, .. }, done) in again {
+        let head = current.get(id).and_then(Current::head);
+        *done = describe(key, id, head.as_ref(), true, done.joined);
+    }
+    Ok(())
 }
 
 fn wanted(placed: &Placed) -> Wanted<'_> {

@@ -2,6 +2,7 @@
 
 use crate::error::Outcome;
 use crate::planning::{self, select_kept, update_kept};
+use crate::snapshot;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{AnyElement, direct_function_call};
@@ -171,23 +172,6 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
     Ok(current)
 }
 
-/// The tombstones of ids.
-pub fn tombstones(client: &mut SpiClient<'_>, ids: &[&str]) -> Outcome<Vec<(String, Revision)>> {
-    let rows = match ids {
-        [] => return Ok(Vec::new()),
-        [one] => update_kept(client, TOMBSTONE, &[(*one).into()])?,
-        _ => update_kept(client, TOMBSTONES, &[ids.to_vec().into()])?,
-    };
-    let mut found = Vec::new();
-    for row in rows {
-        let Stored { version, timestamp, audit, .. } =
-            Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, None)?;
-        let revision = Revision { version, timestamp, audit, body: Body::Tombstone };
-        found.push((row.get::<String>(1)?.unwrap_or_default(), revision));
-    }
-    Ok(found)
-}
-
 /// The shared revision (live or tombstone) of an id.
 pub fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
     Ok(fetch_with(client, vec![id])?.found.remove(id))
@@ -204,7 +188,11 @@ pub struct Page {
 
 /// The shared revisions (live or tombstone) of ids, as many as fit a page; what is local does not leave this tier.
 pub fn fetch(ids: &[String]) -> Outcome<Page> {
-    planning::by_index(|| Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect())))
+    snapshot::of_items(|| {
+        planning::by_index(|| {
+            Spi::connect(|client| fetch_with(client, ids.iter().map(String::as_str).collect()))
+        })
+    })
 }
 
 /// The columns of content are read as they are stored, which is a reference where they are long.

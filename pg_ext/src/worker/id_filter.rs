@@ -41,7 +41,7 @@ impl IdFilter {
         let after = match self {
             IdFilter::Complete(since) if since.elapsed() < LIFE => return Ok(false),
             IdFilter::Complete(_) | IdFilter::Due => {
-                let count = transaction(|| Ok(replica::fingerprint(range)?.count()))?;
+                let count = transaction(|| Ok(replica::fingerprint(std::slice::from_ref(range))?.count()))?;
                 talk.tell(|remote| remote.filter_begin(link, count))?;
                 String::new()
             }

@@ -1,9 +1,9 @@
 //! A link as its processes see it: its row, what it carries, and what they note of it.
 
-use super::log::Position;
 use super::repair::Ways;
 use super::shards::Attach;
 use crate::error::Outcome;
+use crate::log::Position;
 use pgrx::prelude::*;
 use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
@@ -38,7 +38,7 @@ impl Link {
         }
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT l.url, l.prefix, l.direction, l.pushed_xid, l.pushed_seq, l.needs_check, l.run, l.paused, \
+                "SELECT l.url, l.prefix, l.direction, l.log_position, NULL, l.needs_check, l.run, l.paused, \
                     l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
                         WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
                     l.mode \
@@ -53,7 +53,7 @@ impl Link {
                 url: word(1)?,
                 ways: Ways::of(&scope),
                 scope,
-                position: (row.get::<i64>(4)?.unwrap_or(0), row.get::<i64>(5)?.unwrap_or(0)),
+                position: Position::parse(&word(4)?)?,
                 needs_check: row.get::<bool>(6)?.unwrap_or(true),
                 run: row.get::<String>(7)?,
                 check_due: row.get::<bool>(9)? == Some(true),
@@ -81,11 +81,11 @@ fn commit_lazily() -> Outcome<()> {
 }
 
 /// Notes how far Redis has the log, and that so many ids were pushed on the way.
-pub fn note_pushed(name: &str, position: Position, count: usize) -> Outcome<()> {
+pub fn note_pushed(name: &str, position: &Position, count: usize) -> Outcome<()> {
     commit_lazily()?;
     Ok(Spi::run_with_args(
-        "UPDATE tandem.links SET pushed_xid = $2, pushed_seq = $3, pushed = pushed + $4 WHERE name = $1",
-        &[name.into(), position.0.into(), position.1.into(), (count as i64).into()],
+        "UPDATE tandem.links SET log_position = $2, pushed = pushed + $3 WHERE name = $1",
+        &[name.into(), position.to_string().into(), (count as i64).into()],
     )?)
 }
 

@@ -4,6 +4,7 @@ use super::process::begin;
 use super::transaction::transaction;
 use super::wait;
 use crate::fault_point::{self, Point};
+use crate::log::{self, Position};
 use crate::settings;
 use crate::store;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
@@ -29,7 +30,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     let database = BackgroundWorker::get_extra().to_owned();
     begin(&database);
     let (mut rotated, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut told = String::new();
+    let mut told = Position::START;
     loop {
         let present = transaction(|| {
             Ok(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')")?)
@@ -39,8 +40,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             continue;
         }
         report(transaction(|| {
-            let folded = Spi::get_one::<i64>("SELECT tandem.fold()")?;
-            if folded.is_some_and(|folded| folded > 0) {
+            if log::fold_pending()? > 0 {
                 fault_point::reach(Point::FoldUncommitted);
             }
             Ok(())
@@ -49,7 +49,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
         if rotated.is_none_or(|at| at.elapsed() > ROTATION) {
             rotated = Some(Instant::now());
             report(transaction(|| {
-                Spi::run("SELECT tandem.rotate_log()")?;
+                log::rotate()?;
                 fault_point::reach(Point::RotationUncommitted);
                 Ok(())
             }));
@@ -90,14 +90,21 @@ fn forget_tombstones() -> i64 {
 }
 
 /// Notifies the listeners of `tandem` when more of the log can be read than they were told.
-fn tell(told: &mut String) {
-    let before = told.as_str();
+fn tell(told: &mut Position) {
     let position = transaction(|| {
-        let position = Spi::get_one::<String>("SELECT tandem.log_position()")?.unwrap_or_default();
-        if position != before {
-            Spi::run_with_args("SELECT pg_notify('tandem', $1)", &[position.as_str().into()])?;
+        let (mut end, mut is_new) = (told.clone(), false);
+        loop {
+            let part = log::read(&end, "")?;
+            end = part.end;
+            if part.rows == 0 {
+                break;
+            }
+            is_new = true;
         }
-        Ok(position)
+        if is_new {
+            Spi::run_with_args("SELECT pg_catalog.pg_notify('tandem', $1)", &[end.to_string().into()])?;
+        }
+        Ok(end)
     });
     match position {
         Ok(position) => *told = position,

@@ -7,7 +7,6 @@ mod id_filter;
 mod letters;
 mod link;
 mod locks;
-mod log;
 mod manager;
 mod node;
 mod peer;

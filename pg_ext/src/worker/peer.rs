@@ -175,10 +175,8 @@ pub fn join_here(local: &impl Local, origin: &str, revisions: &[Named<'_>]) -> R
     Ok(answers)
 }
 
-const UNPUSHED: &str = "SELECT DISTINCT c.id FROM tandem.links l JOIN tandem.changes c \
-        ON (c.xid, c.seq) > (l.pushed_xid, l.pushed_seq) AND c.origin IS DISTINCT FROM l.name \
-            AND (starts_with(c.id, l.prefix) OR starts_with(c.id, 'tandem/')) \
-    WHERE l.name = coalesce($1, l.name) AND l.direction <> 'from_redis' AND c.id = ANY($2)";
+const UNPUSHED: &str = "SELECT DISTINCT c.id FROM tandem.links l CROSS JOIN LATERAL tandem.untaken(l.name) c \
+    WHERE l.name = coalesce($1, l.name) AND c.id = ANY($2)";
 
 /// Those of the ids that the log still holds for a link, or for any.
 pub fn waiting_here(link: Option<&str>, ids: &[&str]) -> Outcome<HashSet<String>> {

@@ -10,7 +10,6 @@ use super::id_filter::IdFilter;
 use super::letters;
 use super::link::{self, Link};
 use super::locks::{Kind, Lock};
-use super::log;
 use super::node::Node;
 use super::peer::{Here, Local};
 use super::process::{begin, interrupts};
@@ -22,6 +21,7 @@ use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
+use crate::log;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -279,7 +279,7 @@ impl Session {
         looked: bool,
         filter: &mut IdFilter,
     ) -> Result<bool, Broken> {
-        let before = link.position;
+        let before = link.position.clone();
         if let Some(owed) = owed {
             self.whole_check(talk, link, owed, "attach")?;
             talk.tell(|remote| remote.ready(&self.name, true))?;
@@ -364,11 +364,11 @@ impl Session {
         link.needs_check = false;
         let run = talk.describe();
         link.run = Some(run.clone());
-        let (name, position) = (self.name.clone(), link.position);
+        let (name, position) = (self.name.clone(), link.position.to_string());
         transaction(move || {
             Spi::run_with_args(
-                "UPDATE tandem.links SET needs_check = false, run = $2, pushed_xid = $3, pushed_seq = $4 WHERE name = $1",
-                &[name.into(), run.into(), position.0.into(), position.1.into()],
+                "UPDATE tandem.links SET needs_check = false, run = $2, log_position = $3 WHERE name = $1",
+                &[name.into(), run.into(), position.into()],
             )?;
             Ok(())
         })?;
@@ -524,9 +524,12 @@ impl Session {
 
     /// Pushes the next part of the log. Returns whether there was any.
     fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
-        let (position, name) = (link.position, self.name.clone());
-        let log::Part { ids, come, end } = transaction(move || log::read(position, &name))?;
-        let Some(end) = end else { return Ok(false) };
+        let log::Part { ids, come, end, rows } = transaction(|| log::read(&link.position, &self.name))?;
+        if rows == 0 {
+            // What has ended without a change is behind this link; it is noted with the next part.
+            link.position = end;
+            return Ok(false);
+        }
         let mut ids: Vec<String> = ids.into_iter().filter(|id| link.scope.carries(id)).collect();
         if link.scope.is_cache() && !ids.is_empty() {
             let held = talk.holds(&self.name, &ids)?;
@@ -541,7 +544,7 @@ impl Session {
         }
         self.push_ids(talk, &ids)?;
         fault_point::reach(Point::Pushed);
-        transaction(|| link::note_pushed(&self.name, end, count))?;
+        transaction(|| link::note_pushed(&self.name, &end, count))?;
         link.position = end;
         Ok(true)
     }

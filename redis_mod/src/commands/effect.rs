@@ -15,7 +15,7 @@ use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Result, Version};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | BOOKS bytes | \
-                     ATTACH name prefix mode direction cluster timeline database | DETACH name | \
+                     ATTACH name prefix mode direction cluster timeline database | COMPARED name | DETACH name | \
                      ACK name seq [refused …] | QUEUE id seq | TOMBSTONES name seq last 0|1 | \
                      EXPIRED id ghost | WITHHELD id version | FORGET id …";
 
@@ -69,6 +69,15 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
                 Owner::parse([args.text("cluster")?, args.text("timeline")?, args.text("database")?])?;
             engine::with_database(database, |database| database.attach(name, &scope, Some(&owner)))?;
         }
+        "COMPARED" => {
+            // By a link of the master: who takes over from it has compared nothing, but knows what the other side had.
+            let name = args.text("name")?;
+            engine::with_database(database, |database| {
+                if let Some(link) = database.pending.link_mut(name) {
+                    link.was_compared = true;
+                }
+            })?;
+        }
         "DETACH" => {
             let name = args.text("name")?;
             engine::with_database(database, |database| database.detach(name))?;
@@ -102,7 +111,10 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "FORGET" => {
             while args.left() > 0 {
                 let id = args.text("id")?;
-                engine::with_database(database, |database| database.tombstones.remove(id))?;
+                engine::with_database(database, |database| {
+                    database.tombstones.remove(id);
+                    database.ghosts.remove(id);
+                })?;
             }
         }
         other => return Err(unknown_option(other, USAGE)),

@@ -45,7 +45,9 @@ pub fn ready(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     };
     args.end()?;
     check_attached(database, name)?;
-    engine::with_database(database, |database| database.compared_by(name, is_compared))?;
+    if engine::with_database(database, |database| database.compared_by(name, is_compared))? {
+        context.replicate("TANDEM.EFFECT", &["COMPARED", name]);
+    }
     blocked::wake(database);
     Ok(RedisValue::SimpleStringStatic("OK"))
 }

@@ -7,6 +7,7 @@ use crate::datatype::key_check;
 use crate::engine::{self, Database, Engine};
 use crate::item::Item;
 use crate::keys;
+use crate::moved;
 use crate::pending::{EVERYTHING, TombstonePage, Waiting, takes};
 use crate::reading::Reading;
 use crate::reply::Reply;
@@ -523,6 +524,7 @@ fn reply_sum(reply: Reply, sum: &Fingerprint) {
 
 fn fingerprint(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let ranges = ranges(args)?;
+    moved::forget_ghosts(context)?;
     let sums = engine::with_database(selected(context), |database| {
         ranges.iter().map(|range| database.compared().fingerprint(range)).collect::<Vec<_>>()
     })?;
@@ -539,6 +541,7 @@ fn split(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     const PARTS_MAX: u64 = 1024;
     let parts = args.unsigned("parts")?.clamp(1, PARTS_MAX) as usize;
     let ranges = ranges(args)?;
+    moved::forget_ghosts(context)?;
     let cut = engine::with_database(selected(context), |database| {
         ranges.iter().map(|range| database.compared().split(range, parts)).collect::<Vec<_>>()
     })?;
@@ -558,6 +561,7 @@ fn split(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
 fn list_range(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let limit = args.unsigned("limit")?.clamp(1, PAGE_ITEMS_MAX as u64) as usize;
     let ranges = ranges(args)?;
+    moved::forget_ghosts(context)?;
     let reply = Reply::new(context);
     reply.array(ranges.len());
     for range in ranges {

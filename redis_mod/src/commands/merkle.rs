@@ -1,6 +1,6 @@
 //! TANDEM.MERKLE and TANDEM.VERIFY.
 
-use crate::args::{Args, page, page_with, unknown_option};
+use crate::args::{Args, page, unknown_option};
 use crate::engine::{self, Database};
 use crate::ghosts::Both;
 use crate::item::Item;
@@ -68,17 +68,17 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
     let (index, pending) = (database.compared(), &database.pending);
     match verb {
         "ROOT" => {
-            no_fold(args, "TANDEM.MERKLE ROOT [NOFOLD]")?;
+            args.end()?;
             reply.bulk_or_null(index.root().node_hash());
         }
         "HASH" => {
             let path = Path::new(args.text("path")?)?;
-            no_fold(args, "TANDEM.MERKLE HASH path [NOFOLD]")?;
+            args.end()?;
             reply.bulk_or_null(subtree(index, &path).node_hash());
         }
         "NODE" => {
             let path = Path::new(args.text("path")?)?;
-            no_fold(args, "TANDEM.MERKLE NODE path [NOFOLD]")?;
+            args.end()?;
             let sum = subtree(index, &path);
             reply.map(4);
             reply_branch(reply, path.as_str(), &sum);
@@ -86,9 +86,9 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
             reply.integer(0);
         }
         "CHILDREN" => {
-            const USAGE: &str = "TANDEM.MERKLE CHILDREN path [AFTER child] [LIMIT n] [NOFOLD]";
+            const USAGE: &str = "TANDEM.MERKLE CHILDREN path [AFTER child] [LIMIT n]";
             let path = Path::new(args.text("path")?)?;
-            let (after, limit) = page_with(args, Some("NOFOLD"), USAGE)?;
+            let (after, limit) = page(args, USAGE)?;
             let after = after.map(Path::new).transpose()?;
             let Ok(found) = children(&mut Ids(index), &path, after.as_ref(), limit);
             reply_branches(reply, index, &found);
@@ -144,14 +144,6 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
         other => return Err(unknown_option(other, USAGE)),
     }
     Ok(())
-}
-
-/// Reads the word NOFOLD, which changes nothing here: every write is folded at once.
-fn no_fold(args: &mut Args<'_>, usage: &'static str) -> Result<()> {
-    match args.option() {
-        Some(word) if word != "NOFOLD" => Err(unknown_option(&word, usage)),
-        _ => args.end(),
-    }
 }
 
 fn path_page(args: &mut Args<'_>, usage: &'static str) -> Result<(Path, Option<Path>, usize)> {
@@ -229,7 +221,10 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         if indexed != items {
             problems.push(format!("the index counts {indexed}, the keyspace {items}"));
         }
-        for index in [&database.index, &database.locals] {
+        if let Some((id, ..)) = database.ghosts.iter().find(|(id, ..)| database.index.get(id).is_some()) {
+            problems.push(format!("item {id} is here and is a ghost"));
+        }
+        for index in [&database.index, &database.locals, database.ghosts.index()] {
             if let Err(error) = index.verify() {
                 problems.push(error.to_string());
             }

@@ -83,12 +83,7 @@ impl Form {
                 let args = vec![text("prefix", prefix)];
                 form("TANDEM.REMOVEPREFIX", "delete_prefix", args).limit(*limit).with(options)
             }
-            Request::Unfolded(inner) => {
-                let mut form = Form::of(inner);
-                form.args.push(Arg::new(["NOFOLD"], ("fold", "boolean", Box::new(false))));
-                form
-            }
-            Request::Odd(..) => unreachable!("it says itself what it is in both languages"),
+            Request::Fold | Request::Odd(..) => unreachable!("it says itself what it is in both languages"),
             other => of_state(other).or_else(|| of_tree(other)).expect("every request has a form"),
         }
     }

@@ -134,8 +134,8 @@ pub enum Request {
     Clean(String, Page),
     /// MERKLE ISCLEAN path.
     IsClean(String),
-    /// A MERKLE request with NOFOLD.
-    Unfolded(Box<Request>),
+    /// Folds what is pending in Postgres. Redis has nothing to fold: every write of it is, at once.
+    Fold,
     /// What no well-formed request says: the words for Redis, and the call that comes closest in SQL.
     Odd(Vec<String>, String),
 }
@@ -152,7 +152,6 @@ impl Request {
             Request::PutMany(..) | Request::PutItems(..) | Request::RemoveMany(..) => Shape::Record,
             Request::Batch(..) | Request::SetState(..) | Request::MoveState(..) => Shape::Record,
             Request::Verify | Request::Node(_) | Request::Odd(..) => Shape::Record,
-            Request::Unfolded(inner) => inner.shape(),
             _ => Shape::Plain,
         }
     }
@@ -172,6 +171,7 @@ impl Request {
     /// Puts the request to Redis.
     pub fn ask_redis(&self, connection: &mut Connection) -> Answer {
         let words = match self {
+            Request::Fold => return Answer::Nothing,
             Request::Odd(words, _) => words.iter().map(|word| word.as_bytes().to_vec()).collect(),
             _ => Form::of(self).words(),
         };
@@ -182,6 +182,10 @@ impl Request {
     pub fn ask_sql(&self, client: &mut Client) -> Answer {
         if let Request::Odd(_, call) = self {
             return of_sql(self.shape(), client.query(&format!("SELECT * FROM tandem.{call}"), &[]));
+        }
+        if let Request::Fold = self {
+            crate::sql::run(client, "SELECT tandem.fold()");
+            return Answer::Nothing;
         }
         let form = Form::of(self);
         let values: Vec<&(dyn ToSql + Sync)> = form.parameters().map(|(_, _, value)| &**value).collect();

@@ -36,11 +36,7 @@ impl Trio<'_> {
         let [sql, redis, model] = &mut self.normals;
         let in_sql = comparable(sql.of(request.ask_sql(self.client)));
         let in_redis = comparable(redis.of(request.ask_redis(self.connection)));
-        let plain = match request {
-            Request::Unfolded(inner) => inner,
-            other => other,
-        };
-        let expected = comparable(model.of(self.model.ask(plain)));
+        let expected = comparable(model.of(self.model.ask(request)));
         self.said.push(format!("{request:?}"));
         let agree = in_sql == in_redis && without_message(&in_sql) == without_message(&expected);
         prop_assert!(

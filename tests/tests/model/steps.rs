@@ -288,7 +288,6 @@ impl Speaker<'_> {
             Step::ReadPath(path, after, limit) => {
                 let path = format!("{}{path}", self.base);
                 return vec![
-                    Request::Unfolded(Box::new(Request::Hash(path.clone()))),
                     Request::Hash(path.clone()),
                     Request::Node(path.clone()),
                     Request::Children(path.clone(), Page { after: None, limit: *limit }),

@@ -84,7 +84,7 @@ fn redis_refuses_what_sql_cannot_even_say() {
         &[b"TANDEM.REMOVEPREFIX", b"i", b"more"],
         &[b"TANDEM.MERKLE"],
         &[b"TANDEM.MERKLE", b"ROOT", b"more"],
-        &[b"TANDEM.MERKLE", b"LEAVES", b"", b"NOFOLD", b"more"],
+        &[b"TANDEM.MERKLE", b"LEAVES", b"", b"NOFOLD"],
         &[b"TANDEM.EFFECT", b"WRITE", b"item", b"x", b"1", b"", b"-1"],
         &[b"TANDEM.APPLY", b"new", b"x", b"more"],
     ];

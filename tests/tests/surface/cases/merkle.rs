@@ -19,7 +19,6 @@ pub fn cases() -> Vec<Case> {
 fn hashes() -> Vec<Case> {
     let hash = |path: &str| Request::Hash(path_of(path));
     let node = |path: &str| Request::Node(path_of(path));
-    let unfolded = |request: Request| Request::Unfolded(Box::new(request));
     let fill = || {
         ["tree", "tree.a", "tree.a.1", "tree.a.2", "tree.a-b", "tree.b.1.x", "tree.c", "tree-x", "treex"]
             .map(|id| put(id, "1"))
@@ -35,14 +34,17 @@ fn hashes() -> Vec<Case> {
         read("tree.hash.root", vec![], hash(""), Expect::Text),
         read("tree.root", vec![], Request::Root, Expect::Text),
         read("tree.hash.none", vec![], hash("tree.nothing"), is(Answer::Nothing)),
-        read("tree.hash.unfolded", vec![put("tree.c", "2")], unfolded(hash("tree.c")), Expect::Text),
-        read("tree.root.unfolded", vec![put("tree.c", "3")], unfolded(Request::Root), Expect::Text),
-        read("tree.hash.unfolded.none", vec![], unfolded(hash("tree.nothing")), is(Answer::Nothing)),
+        read("tree.hash.unfolded", vec![put("tree.c", "2")], hash("tree.c"), Expect::Text),
+        read("tree.root.folded", vec![put("tree.c", "3"), Request::Fold], Request::Root, Expect::Text),
         read("tree.node", vec![], node("tree"), counted("tree", 7)),
         read("tree.node.inner", vec![], node("tree.b"), counted("tree.b", 1)),
         read("tree.node.item", vec![], node("tree.a"), counted("tree.a", 3)),
-        read("tree.node.folds", vec![put("tree.c", "4")], node("tree.c"), counted("tree.c", 1)),
-        read("tree.node.unfolded", vec![Request::Root], unfolded(node("tree.a")), counted("tree.a", 3)),
+        read(
+            "tree.node.folded",
+            vec![put("tree.c", "4"), Request::Fold],
+            node("tree.c"),
+            counted("tree.c", 1),
+        ),
         read("tree.node.none", vec![], node("tree.nothing"), counted("tree.nothing", 0)),
         read(
             "tree.node.none.hash",
@@ -62,7 +64,7 @@ fn children() -> Vec<Case> {
         read(
             "tree.children.unfolded",
             vec![put("tree.c", "5")],
-            Request::Unfolded(Box::new(children("tree", page("tree.a", 3)))),
+            children("tree", page("tree.a", 3)),
             Expect::Ids(four[1..].to_vec()),
         ),
         read(
@@ -129,7 +131,7 @@ fn leaves() -> Vec<Case> {
 }
 
 fn dirt() -> Vec<Case> {
-    let folded = || vec![put("tree.c", "6"), put("tree.c", "7"), Request::Root];
+    let folded = || vec![put("tree.c", "6"), put("tree.c", "7"), Request::Fold];
     let dirty = |prefix: &str, page: Page| Request::Dirty(prefix.to_owned(), page);
     let dirty_prefixes = |path: &str, page: Page| Request::DirtyPrefixes(path_of(path), page);
     let clean = |path: &str, page: Page| Request::Clean(path_of(path), page);
