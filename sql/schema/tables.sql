@@ -72,9 +72,9 @@ COMMENT ON TABLE tandem.changes IS 'log of changes (op p: put, r: remove); read 
 CREATE TABLE tandem.blocks (
     first text COLLATE "C" PRIMARY KEY,
     count bigint NOT NULL,
-    sum bytea NOT NULL CHECK (octet_length(sum) = 32)
+    sum bytea NOT NULL CHECK (octet_length(sum) = 16)
 ) WITH (fillfactor = 70);
-INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 32), 'hex'));
+INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 16), 'hex'));
 
 -- The slot of the log that is written, and what was emptied out of it: the highest transaction, and how often. Written
 -- when a slot is full, as every write of items reads it.

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn pieces_of(counts: &[u64]) -> Vec<Piece> {
-        let sum = |count| Fingerprint::from_parts(count, &[0; 32]).unwrap();
+        let sum = |count| Fingerprint::from_parts(count, &[0; 16]).unwrap();
         counts
             .iter()
             .enumerate()
