@@ -4,12 +4,14 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use tandem_shared::DigestKey;
+use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
-use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::limits::{CONTENT_BYTES_MAX, PRINTED_BYTES_MAX};
 
 static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
 static CONTENT_MAX: GucSetting<i32> = GucSetting::<i32>::new(CONTENT_BYTES_MAX as i32);
+static PRINTED_MAX: GucSetting<i32> = GucSetting::<i32>::new(PRINTED_BYTES_MAX as i32);
 
 static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -102,11 +104,21 @@ pub fn define() {
     }
     GucRegistry::define_int_guc(
         c"tandem.content_bytes_max",
-        c"Largest content of an item",
+        c"Largest content of an item, JSON in its canonical form",
         c"",
         &CONTENT_MAX,
         1,
         CONTENT_BYTES_MAX as i32,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"tandem.printed_bytes_max",
+        c"Largest JSON content of an item as jsonb prints it, with every number in full",
+        c"",
+        &PRINTED_MAX,
+        1,
+        PRINTED_BYTES_MAX as i32,
         GucContext::Suset,
         GucFlags::UNIT_BYTE,
     );
@@ -122,9 +134,12 @@ pub fn databases() -> Vec<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// Largest content accepted, in bytes.
-pub fn content_bytes_max() -> usize {
-    usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX)
+/// How large content may be that is written.
+pub fn content_bounds() -> Bounds {
+    Bounds {
+        content_bytes: usize::try_from(CONTENT_MAX.get()).unwrap_or(CONTENT_BYTES_MAX),
+        printed_bytes: usize::try_from(PRINTED_MAX.get()).unwrap_or(PRINTED_BYTES_MAX),
+    }
 }
 
 /// How long tombstones are kept.

@@ -11,9 +11,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::time::Duration;
+use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
-use tandem_shared::limits::CONTENT_BYTES_MAX;
 use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
@@ -343,8 +343,8 @@ pub struct Read {
 pub struct Engine {
     /// Key of all digests.
     pub key: DigestKey,
-    /// Largest content accepted, in bytes.
-    pub content_bytes_max: usize,
+    /// How large content may be that is written.
+    pub bounds: Bounds,
     /// Bound of what may wait for links in one database, in bytes.
     pub pending_bytes_max: usize,
     /// Name of this server start.
@@ -388,7 +388,7 @@ pub struct Engine {
 thread_local! {
     static ENGINE: RefCell<Engine> = RefCell::new(Engine {
         key: DigestKey::new(b""),
-        content_bytes_max: CONTENT_BYTES_MAX,
+        bounds: Bounds::MAX,
         pending_bytes_max: 256 * 1024 * 1024,
         run: String::new(),
         databases: HashMap::new(),

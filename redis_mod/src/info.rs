@@ -11,7 +11,8 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         context.add_info_section(Some("stats"));
         context.add_info_field_str("version", env!("CARGO_PKG_VERSION"));
         context.add_info_field_str("run", &engine.run);
-        context.add_info_field_long_long("content_bytes_max", engine.content_bytes_max as i64);
+        context.add_info_field_long_long("content_bytes_max", engine.bounds.content_bytes as i64);
+        context.add_info_field_long_long("printed_bytes_max", engine.bounds.printed_bytes as i64);
         context.add_info_field_long_long("pending_bytes_max", engine.pending_bytes_max as i64);
         context.add_info_field_long_long("refused_writes", engine.refused_writes as i64);
         context.add_info_field_long_long("panics", engine.panics as i64);

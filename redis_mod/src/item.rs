@@ -88,6 +88,7 @@ const _: () = assert!(size_of::<Item>() <= 112, "an item takes one step more of 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tandem_shared::content::Bounds;
     use tandem_shared::{Body, Content, State, Timestamp, Version};
 
     #[test]
@@ -96,7 +97,10 @@ mod tests {
             version: Version::FIRST,
             timestamp: Timestamp::EPOCH,
             audit: None,
-            body: Body::Live { state: State::default(), content: Content::json(b"[1]", 10).unwrap() },
+            body: Body::Live {
+                state: State::default(),
+                content: Content::json(b"[1]", Bounds::MAX).unwrap(),
+            },
         };
         for local in [false, true] {
             let item = Item::new(revision.clone(), local);

@@ -131,6 +131,7 @@ redis_module! {
     configurations: [
         i64: [
             ["content-bytes-max", &*settings::CONTENT_BYTES_MAX, settings::CONTENT_BYTES_DEFAULT, 1, settings::CONTENT_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
+            ["printed-bytes-max", &*settings::PRINTED_BYTES_MAX, settings::PRINTED_BYTES_DEFAULT, 1, settings::PRINTED_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
             ["cdc-maxlen", &*settings::CDC_LENGTH_MAX, 0, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["tombstone-retention-ms", &*settings::RETENTION_MS, settings::RETENTION_MS_DEFAULT, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
             ["fetch-timeout-ms", &*settings::FETCH_TIMEOUT_MS, settings::FETCH_TIMEOUT_DEFAULT, 1, 3_600_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],

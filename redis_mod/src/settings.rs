@@ -6,12 +6,14 @@ use redis_module::{ConfigurationValue, Context, RedisGILGuard};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
-use tandem_shared::limits::CONTENT_BYTES_MAX as CONTENT_LIMIT;
 use tandem_shared::{DigestKey, Result};
 
 /// Default and upper bound of `tandem.content-bytes-max`.
-pub const CONTENT_BYTES_DEFAULT: i64 = CONTENT_LIMIT as i64;
+pub const CONTENT_BYTES_DEFAULT: i64 = Bounds::MAX.content_bytes as i64;
+/// Default and upper bound of `tandem.printed-bytes-max`.
+pub const PRINTED_BYTES_DEFAULT: i64 = Bounds::MAX.printed_bytes as i64;
 /// Default of `tandem.pending-bytes-max`.
 pub const PENDING_BYTES_DEFAULT: i64 = 256 * 1024 * 1024;
 /// Default of `tandem.tombstone-retention-ms`: 7 days.
@@ -32,6 +34,8 @@ pub const FIXED_SECRET: ConfigurationFlags =
 
 /// Largest content accepted, in bytes.
 pub static CONTENT_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(CONTENT_BYTES_DEFAULT));
+/// Largest JSON content accepted, in bytes as Postgres prints it.
+pub static PRINTED_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PRINTED_BYTES_DEFAULT));
 /// Bound of what may wait for links in one database, in bytes.
 pub static PENDING_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PENDING_BYTES_DEFAULT));
 /// Length to which `tandem:cdc` is cut, 0 for no stream.
@@ -61,7 +65,8 @@ fn take_sizes() -> Result<()> {
         engine.fetch_timeout = time(&FETCH_TIMEOUT_MS);
         engine.fetch_ids_max = bytes(&FETCH_IDS_MAX);
         engine.absent_memory = time(&ABSENT_MEMORY_MS);
-        engine.content_bytes_max = bytes(&CONTENT_BYTES_MAX);
+        engine.bounds =
+            Bounds { content_bytes: bytes(&CONTENT_BYTES_MAX), printed_bytes: bytes(&PRINTED_BYTES_MAX) };
         engine.pending_bytes_max = bytes(&PENDING_BYTES_MAX);
         engine.retention = Retention::of_ms(RETENTION_MS.load(Ordering::Relaxed).try_into().unwrap_or(0));
         engine.cdc_length_max = u64::try_from(CDC_LENGTH_MAX.load(Ordering::Relaxed)).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Batches as JSON (docs/surface.md): an array of operations, read into the types of [`crate::request`].
 
-use crate::content::{ContentType, canonicalize_to};
+use crate::content::{Bounds, ContentType, measure};
 use crate::error::{Error, Result};
 use crate::id::check_id;
 use crate::limits::{BATCH_ITEMS_MAX, JSON_DEPTH_MAX};
@@ -50,13 +50,13 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&
 ///
 /// Errors: `BADJSON`; `INVALID` for what is not an array of operations; of an operation its own error, with its
 /// place and id.
-pub fn operations(json: &[u8], limit_bytes: usize) -> Result<Vec<(String, Operation)>> {
-    read(json, None, limit_bytes)
+pub fn operations(json: &[u8], bounds: Bounds) -> Result<Vec<(String, Operation)>> {
+    read(json, None, bounds)
 }
 
 /// Reads the items of a put_many: as [`operations`], with `op` left out.
-pub fn items(json: &[u8], limit_bytes: usize) -> Result<Vec<(String, Operation)>> {
-    read(json, Some("put"), limit_bytes)
+pub fn items(json: &[u8], bounds: Bounds) -> Result<Vec<(String, Operation)>> {
+    read(json, Some("put"), bounds)
 }
 
 /// Checks the number of operations. Errors: `INVALID`.
@@ -80,9 +80,9 @@ pub fn stamp(operations: &mut [(String, Operation)], batch: &str) -> Result<()> 
     Ok(())
 }
 
-fn read(json: &[u8], only: Option<&str>, limit_bytes: usize) -> Result<Vec<(String, Operation)>> {
+fn read(json: &[u8], only: Option<&str>, bounds: Bounds) -> Result<Vec<(String, Operation)>> {
     // The canonical form settles what JSON is, duplicate keys included, before another reader sees it.
-    let canonical = canonicalize_to(json, JSON_DEPTH_MAX + WRAPPING)?;
+    let canonical = measure(json, JSON_DEPTH_MAX + WRAPPING)?.bytes;
     let elements: Vec<&RawValue> = serde_json::from_slice(&canonical)
         .map_err(|_| Error::invalid("batch", "is not an array", "give an array of objects"))?;
     check_count(elements.len())?;
@@ -90,7 +90,7 @@ fn read(json: &[u8], only: Option<&str>, limit_bytes: usize) -> Result<Vec<(Stri
         let element: Element<'_> =
             serde_json::from_str(raw.get()).map_err(|error| unusable(place, raw, &error))?;
         let id = element.id.clone().into_owned();
-        operation(element, only, limit_bytes)
+        operation(element, only, bounds)
             .map(|operation| (id.clone(), operation))
             .map_err(|error| error.at_item(place, &id))
     };
@@ -114,7 +114,7 @@ fn unusable(place: usize, raw: &RawValue, error: &serde_json::Error) -> Error {
 
 const USAGE: &str = "give objects such as {\"op\":\"put\",\"id\":…,\"payload\":…}";
 
-fn operation(element: Element<'_>, only: Option<&str>, limit_bytes: usize) -> Result<Operation> {
+fn operation(element: Element<'_>, only: Option<&str>, bounds: Bounds) -> Result<Operation> {
     check_id(&element.id)?;
     let op = match (element.op.as_deref(), only) {
         (Some(op), Some(only)) if op != only => {
@@ -166,11 +166,11 @@ fn operation(element: Element<'_>, only: Option<&str>, limit_bytes: usize) -> Re
         "put" => {
             let (payload, content_type) = payload(&element)?;
             let options = PutOptions { content_type: Some(content_type), ..options };
-            PutRequest::parse(&payload, &options, limit_bytes).map(Operation::Put)
+            PutRequest::parse(&payload, &options, bounds).map(Operation::Put)
         }
         "merge" => {
             let patch = element.patch.ok_or_else(|| missing("patch"))?;
-            MergeRequest::parse(patch.get().as_bytes(), &options, limit_bytes).map(Operation::Merge)
+            MergeRequest::parse(patch.get().as_bytes(), &options, bounds).map(Operation::Merge)
         }
         "delete" => RemoveRequest::parse(version, if_match, audit).map(Operation::Remove),
         _ => {
@@ -210,10 +210,10 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
-    const LIMIT: usize = 1000;
+    const BOUNDS: Bounds = Bounds { content_bytes: 1000, printed_bytes: 2000 };
 
     fn refused(json: &str) -> Error {
-        operations(json.as_bytes(), LIMIT).expect_err(json)
+        operations(json.as_bytes(), BOUNDS).expect_err(json)
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
                  {"op":"merge","id":"a","patch":{"n":null},"audit":{"home":"x"}},
                  {"op":"delete","id":"b","version":9},
                  {"op":"set_state","id":"a","state":"cold"}]"#,
-            LIMIT,
+            BOUNDS,
         )
         .unwrap();
         assert_eq!(read.len(), 5);
@@ -235,9 +235,9 @@ mod tests {
         assert_eq!((put.content.bytes(), put.content.content_type()), (&[0, 255][..], ContentType::Binary));
         let deep = format!("{}{}", "[".repeat(JSON_DEPTH_MAX), "]".repeat(JSON_DEPTH_MAX));
         let wrapped = |deep: &str| format!(r#"[{{"op":"put","id":"a","payload":{deep}}}]"#);
-        assert!(operations(wrapped(&deep).as_bytes(), LIMIT).is_ok());
+        assert!(operations(wrapped(&deep).as_bytes(), BOUNDS).is_ok());
         assert_eq!(refused(&wrapped(&format!("[{deep}]"))).code(), Code::BadJson);
-        let null = operations(br#"[{"op":"put","id":"a","payload":null}]"#, LIMIT).unwrap();
+        let null = operations(br#"[{"op":"put","id":"a","payload":null}]"#, BOUNDS).unwrap();
         assert!(matches!(&null[0].1, Operation::Put(put) if put.content.bytes() == b"null"));
         assert!(matches!(&read[3].1, Operation::Remove(remove) if remove.version.unwrap().get() == 9));
     }
@@ -268,14 +268,14 @@ mod tests {
             assert_eq!(refused(json).code(), Code::Invalid, "{json}");
         }
         assert_eq!(refused("[").code(), Code::BadJson);
-        assert!(items(br#"[{"id":"a","payload":1}]"#, LIMIT).is_ok());
-        assert!(items(br#"[{"op":"delete","id":"a"}]"#, LIMIT).is_err());
+        assert!(items(br#"[{"id":"a","payload":1}]"#, BOUNDS).is_ok());
+        assert!(items(br#"[{"op":"delete","id":"a"}]"#, BOUNDS).is_err());
     }
 
     #[test]
     fn every_operation_is_stamped() {
         let mut read =
-            operations(br#"[{"op":"delete","id":"a"},{"op":"merge","id":"b","patch":{}}]"#, LIMIT).unwrap();
+            operations(br#"[{"op":"delete","id":"a"},{"op":"merge","id":"b","patch":{}}]"#, BOUNDS).unwrap();
         stamp(&mut read, "67e55044-10b1-426f-9247-bb680e5fe0c8").unwrap();
         let Operation::Remove(remove) = &read[0].1 else { panic!() };
         assert!(remove.audit.as_ref().unwrap().batch().is_some());

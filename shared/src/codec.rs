@@ -10,11 +10,11 @@
 //! | 1 + n | state: u8 length and UTF-8 (live revisions only) |
 //! | 4 + n | content: u32 little-endian length and bytes (live revisions only) |
 //!
-//! Nothing may follow. Every length is checked against its limit before anything is copied.
+//! Nothing may follow. Every length is checked against the bytes that are there before anything is copied.
 
-use crate::content::{Content, ContentType};
+use crate::content::{Bounds, Content, ContentType};
 use crate::error::{Error, Result};
-use crate::limits::{AUDIT_BYTES_MAX, CONTENT_BYTES_MAX, STATE_BYTES_MAX};
+use crate::limits::{AUDIT_STORED_BYTES_MAX, STATE_BYTES_MAX};
 use crate::revision::{Audit, Body, Revision, State, Timestamp, Version};
 
 /// The first byte of what [`encode`] writes.
@@ -26,10 +26,10 @@ const FIXED_BYTES: usize = 1 + 1 + 8 + 8 + 2;
 /// Where bytes come from, which decides what is checked of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The network or a user: JSON must prove to be canonical.
+    /// The network or a user: JSON must prove to be canonical, and nothing may exceed what a writer may give.
     Foreign,
-    /// This engine's own storage, protected by its checksum: JSON is taken as canonical, which it was when it
-    /// was written. Loading a large RDB would otherwise parse every document again.
+    /// This engine's own storage, protected by its checksum: JSON is taken as canonical and sizes as acceptable, which
+    /// they were when it was written. Loading a large RDB would otherwise parse every document again.
     Own,
 }
 
@@ -55,7 +55,8 @@ pub fn encode(revision: &Revision) -> Vec<u8> {
     out
 }
 
-/// Reads the bytes of [`encode`]. Errors: `CORRUPT` for anything else.
+/// Reads the bytes of [`encode`]. Errors: `CORRUPT` for anything else; from elsewhere `TOOLARGE` for a content or audit
+/// object, and `INVALID` for a version, that is beyond what is accepted.
 pub fn decode(bytes: &[u8], source: Source) -> Result<Revision> {
     let mut reader = Reader { rest: bytes };
     match reader.byte("format")? {
@@ -66,6 +67,9 @@ pub fn decode(bytes: &[u8], source: Source) -> Result<Revision> {
     }
     let kind = reader.byte("kind")?;
     let version = Version::new(reader.u64("version")?.into()).map_err(inner)?;
+    if source == Source::Foreign {
+        version.check_carried()?;
+    }
     let timestamp = Timestamp::new(reader.u64("timestamp")?.into()).map_err(inner)?;
     let audit = reader.audit(source)?;
     let body = match ContentType::from_byte(kind) {
@@ -121,13 +125,16 @@ impl<'a> Reader<'a> {
     }
 
     fn audit(&mut self, source: Source) -> Result<Option<Audit>> {
-        let length = self.bounded("audit", 2, AUDIT_BYTES_MAX)?;
+        let length = self.bounded("audit", 2, AUDIT_STORED_BYTES_MAX)?;
         if length == 0 {
             return Ok(None);
         }
         let text = self.text("audit", length)?;
-        let audit = Audit::new(text).map_err(inner)?;
-        if source == Source::Foreign && audit.as_str() != text {
+        if source == Source::Own {
+            return Audit::stored(text).map(Some).map_err(inner);
+        }
+        let audit = Audit::new(text).map_err(unless_too_large)?;
+        if audit.as_str() != text {
             return Err(corrupt("field audit is not canonical JSON".to_owned()));
         }
         Ok(Some(audit))
@@ -136,17 +143,17 @@ impl<'a> Reader<'a> {
     fn live(&mut self, content_type: ContentType, source: Source) -> Result<Body> {
         let length = self.bounded("state", 1, STATE_BYTES_MAX)?;
         let state = State::new(self.text("state", length)?).map_err(inner)?;
-        let length = self.bounded("content", 4, CONTENT_BYTES_MAX)?;
+        let length = self.integer("content", 4)? as usize;
         let bytes = self.take("content", length)?;
-        let content = match (content_type, source) {
-            (ContentType::Json, Source::Foreign) => {
-                let content = Content::json(bytes, CONTENT_BYTES_MAX).map_err(inner)?;
+        let content = match source {
+            Source::Own => Content::hashed(content_type, bytes.into()),
+            Source::Foreign => {
+                let content = Content::new(content_type, bytes, Bounds::MAX).map_err(unless_too_large)?;
                 if content.bytes() != bytes {
                     return Err(corrupt("field content is not canonical JSON".to_owned()));
                 }
                 content
             }
-            _ => Content::hashed(content_type, bytes.into()),
         };
         Ok(Body::Live { state, content })
     }
@@ -158,4 +165,12 @@ fn corrupt(problem: String) -> Error {
 
 fn inner(error: Error) -> Error {
     corrupt(error.to_string())
+}
+
+/// What is too large says so; anything else that is refused makes the bytes corrupt.
+fn unless_too_large(error: Error) -> Error {
+    match error {
+        Error::TooLarge { .. } => error,
+        other => inner(other),
+    }
 }

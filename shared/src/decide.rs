@@ -78,7 +78,7 @@ impl Outcome {
 /// Decides a put. `current` is the stored revision or tombstone.
 ///
 /// Errors: `CONFLICT` or `EXISTS` when the precondition does not hold, `STALE` when a version is asked for that
-/// is not newer, `INVALID` when no version is left.
+/// is not newer, `INVALID` for an item that is shared and would become local.
 pub fn decide_put(
     key: &DigestKey,
     id: &str,
@@ -106,7 +106,8 @@ pub fn decide_put(
     }
     let version = new_version(id, current_version, request.version)?;
     let body = Body::Live { state, content: request.content };
-    let revision = Revision { version, timestamp: now, audit: request.audit, body };
+    let revision =
+        Revision { version, timestamp: timestamp_after(current, version, now), audit: request.audit, body };
     Ok(if request.local { Decision::WriteLocal(revision) } else { Decision::Write(revision) })
 }
 
@@ -132,7 +133,7 @@ pub fn decide_merge(
         ));
     }
     let put = PutRequest {
-        content: Content::merged(content, &request.patch, request.limit_bytes)?,
+        content: Content::merged(content, &request.patch, request.bounds)?,
         state: request.state,
         version: request.version,
         precondition: request.precondition,
@@ -144,8 +145,7 @@ pub fn decide_merge(
 
 /// Decides a change of the state alone.
 ///
-/// Errors: `NOTFOUND` where nothing lives, `CONFLICT` when etag or present state do not match, `INVALID` when no
-/// version is left.
+/// Errors: `NOTFOUND` where nothing lives, `CONFLICT` when etag or present state do not match.
 pub fn decide_state(
     key: &DigestKey,
     id: &str,
@@ -168,9 +168,10 @@ pub fn decide_state(
     if live.state == request.state.as_str() {
         return Ok(Decision::Unchanged);
     }
+    let version = head.version.next();
     Ok(Decision::Restate(Restated {
-        version: head.version.next()?,
-        timestamp: now,
+        version,
+        timestamp: timestamp_after(current, version, now),
         state: request.state,
         audit: request.audit,
         local: live.local,
@@ -180,7 +181,7 @@ pub fn decide_state(
 /// Decides a removal: a tombstone with version current + 1 or the version asked for, nothing where nothing lives, and
 /// no tombstone for an item that is local.
 ///
-/// Errors: `CONFLICT` when the etag does not match, `STALE` when the version is not newer, `INVALID` when none is left.
+/// Errors: `CONFLICT` when the etag does not match, `STALE` when the version is not newer.
 pub fn decide_remove(
     key: &DigestKey,
     id: &str,
@@ -197,7 +198,8 @@ pub fn decide_remove(
         return Ok(Decision::Drop);
     }
     let body = Body::Tombstone;
-    Ok(Decision::Write(Revision { version, timestamp: now, audit: request.audit, body }))
+    let timestamp = timestamp_after(current, version, now);
+    Ok(Decision::Write(Revision { version, timestamp, audit: request.audit, body }))
 }
 
 /// Decides what a foreign revision does: joining keeps the greater one. A local item does not count as `current`:
@@ -265,13 +267,15 @@ impl Retention {
 /// under its id; `given` is the version the statement sets, `None` if it leaves it as it is; `changed` says
 /// whether content, type or state differ from a live `current`. `None` means: nothing to version here.
 ///
-/// Errors: `STALE` when the version set is not newer, `INVALID` when no version is left.
+/// Errors: `STALE` when the version set is not newer, `INVALID` for one that leaves no room above it.
 pub fn decide_row(
     id: &str,
     current: Option<&Head<'_>>,
     given: Option<Version>,
     changed: bool,
 ) -> Result<Option<Version>> {
+    // A dump is restored with the versions that it has, also those that were counted on from what a writer gave.
+    let given = given.map(Version::check_carried).transpose()?;
     if given.is_none() && !changed && current.is_some_and(|head| !head.is_tombstone()) {
         return Ok(None);
     }
@@ -296,13 +300,21 @@ pub fn check_locality(id: &str, was_local: Option<bool>, is_local: bool) -> Resu
 pub(crate) fn new_version(id: &str, current: Option<Version>, asked: Option<Version>) -> Result<Version> {
     match (current, asked) {
         (None, asked) => Ok(asked.unwrap_or(Version::FIRST)),
-        (Some(current), None) => current.next(),
+        (Some(current), None) => Ok(current.next()),
         (Some(current), Some(asked)) if asked > current => Ok(asked),
         (Some(current), Some(asked)) => Err(Error::Stale {
             what: format!("item {}", shown(id)),
             current: current.get(),
             offered: asked.get(),
         }),
+    }
+}
+
+/// The time of a new revision: now. Only where there is no version above the current one must the time tell them apart.
+fn timestamp_after(current: Option<&Head<'_>>, version: Version, now: Timestamp) -> Timestamp {
+    match current {
+        Some(head) if head.version == version => now.max(head.timestamp.next()),
+        _ => now,
     }
 }
 
@@ -357,7 +369,7 @@ mod retention_tests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::CONTENT_BYTES_MAX;
+    use crate::content::Bounds;
     use crate::request::PutOptions;
 
     fn now() -> Timestamp {
@@ -365,7 +377,7 @@ mod tests {
     }
 
     fn put(text: &str, options: PutOptions<'_>) -> PutRequest {
-        PutRequest::parse(text.as_bytes(), &options, CONTENT_BYTES_MAX).unwrap()
+        PutRequest::parse(text.as_bytes(), &options, Bounds::MAX).unwrap()
     }
 
     fn decide(current: Option<&Revision>, request: PutRequest) -> Result<Decision> {
@@ -406,6 +418,38 @@ mod tests {
     }
 
     #[test]
+    fn versions_that_are_given_leave_room_above_them() {
+        let most = (1_u64 << 62).to_string();
+        let beyond = ((1_u64 << 62) + 1).to_string();
+        let at = |version| PutOptions { version: Some(version), ..PutOptions::default() };
+        assert!(PutRequest::parse(b"1", &at(&beyond), Bounds::MAX).is_err());
+        let first = written(decide(None, put("1", at(&most))));
+        let second = written(decide(Some(&first), put("2", PutOptions::default())));
+        assert_eq!(second.version.get(), (1 << 62) + 1);
+        let row =
+            |given: i128| decide_row("a", Some(&second.head()), Some(Version::new(given).unwrap()), true);
+        assert!(row((1 << 62) + 2).is_ok(), "a dump is restored with what was counted on from there");
+        assert!(matches!(row(i64::MAX.into()), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn what_has_the_largest_version_can_be_written_and_removed() {
+        let key = DigestKey::new(b"");
+        let last = Version::new(i64::MAX.into()).unwrap();
+        let late = Timestamp::new(i128::from(now().unix_ms()) + 1_000_000).unwrap();
+        let mut stored = written(decide(None, put("1", PutOptions::default())));
+        (stored.version, stored.timestamp) = (last, late);
+        let second = written(decide(Some(&stored), put("2", PutOptions::default())));
+        assert_eq!(order(&key, "a", &second.head(), &stored.head()), Ordering::Greater);
+        let removal = decide_remove(&key, "a", Some(&second.head()), RemoveRequest::default(), now());
+        let tombstone = written(removal);
+        assert_eq!(order(&key, "a", &tombstone.head(), &second.head()), Ordering::Greater);
+        let third = written(decide(Some(&tombstone), put("3", PutOptions::default())));
+        assert_eq!(order(&key, "a", &third.head(), &tombstone.head()), Ordering::Greater);
+        assert_eq!(decide_row("a", Some(&third.head()), None, true), Ok(Some(last)));
+    }
+
+    #[test]
     fn preconditions_hold_or_refuse() {
         let key = DigestKey::new(b"");
         let first = written(decide(None, put("1", PutOptions::default())));
@@ -435,7 +479,7 @@ mod tests {
     fn patches_are_puts_of_what_comes_of_them() {
         let key = DigestKey::new(b"");
         let merge = |current: Option<&Revision>, patch: &str, options: &PutOptions<'_>| {
-            let request = MergeRequest::parse(patch.as_bytes(), options, CONTENT_BYTES_MAX).unwrap();
+            let request = MergeRequest::parse(patch.as_bytes(), options, Bounds::MAX).unwrap();
             let content = current.and_then(Revision::content).map(Content::bytes);
             decide_merge(&key, "a", current.map(Revision::head).as_ref(), content, request, now())
         };

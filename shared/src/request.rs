@@ -1,6 +1,6 @@
 //! What a caller asks for, checked when it is built. Both engines parse their arguments into these.
 
-use crate::content::{Content, ContentType};
+use crate::content::{Bounds, Content, ContentType};
 use crate::digest::Digest;
 use crate::error::{Error, Result, shown};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, WAIT_MS_MAX};
@@ -77,8 +77,8 @@ pub struct MergeRequest {
     pub precondition: Precondition,
     /// Who writes and why.
     pub audit: Option<Audit>,
-    /// Largest content that may come of it, in bytes.
-    pub limit_bytes: usize,
+    /// How large the content may be that comes of it.
+    pub bounds: Bounds,
 }
 
 /// A change of the state alone.
@@ -126,14 +126,14 @@ pub struct PutOptions<'a> {
 
 impl PutRequest {
     /// Checks content and options. Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
-    pub fn parse(payload: &[u8], options: &PutOptions<'_>, limit_bytes: usize) -> Result<PutRequest> {
+    pub fn parse(payload: &[u8], options: &PutOptions<'_>, bounds: Bounds) -> Result<PutRequest> {
         let state = options.state.map(State::new).transpose()?;
         let version = options.version.map(Version::parse).transpose()?;
         let precondition = precondition(options.if_match, options.if_absent)?;
         let audit = options.audit.map(Audit::new).transpose()?;
         let content = match options.content_type {
-            Some(content_type) => Content::new(content_type, payload, limit_bytes)?,
-            None => Content::detect(payload, limit_bytes)?,
+            Some(content_type) => Content::new(content_type, payload, bounds)?,
+            None => Content::detect(payload, bounds)?,
         };
         Ok(PutRequest { content, state, version, precondition, audit, local: options.local })
     }
@@ -142,14 +142,14 @@ impl PutRequest {
 impl MergeRequest {
     /// Checks patch and options; `content_type` and `local` of the options are not looked at.
     /// Errors: `INVALID`, `BADJSON`, `TOOLARGE`.
-    pub fn parse(patch: &[u8], options: &PutOptions<'_>, limit_bytes: usize) -> Result<MergeRequest> {
+    pub fn parse(patch: &[u8], options: &PutOptions<'_>, bounds: Bounds) -> Result<MergeRequest> {
         Ok(MergeRequest {
             state: options.state.map(State::new).transpose()?,
             version: options.version.map(Version::parse).transpose()?,
             precondition: precondition(options.if_match, options.if_absent)?,
             audit: options.audit.map(Audit::new).transpose()?,
-            patch: Content::json(patch, limit_bytes)?,
-            limit_bytes,
+            patch: Content::json(patch, bounds)?,
+            bounds,
         })
     }
 }

@@ -1,14 +1,17 @@
 //! Revisions of an item: version, timestamp, state, audit and content, or the fact of deletion.
 
-use crate::content::{Content, ContentType, canonicalize};
+use crate::content::{Canonical, Content, ContentType, measure};
 use crate::digest::{Digest, DigestKey, PayloadHash};
 use crate::error::{Error, Result, shown};
-use crate::limits::{AUDIT_BYTES_MAX, HOME_BYTES_MAX, STATE_BYTES_MAX, VERSION_MAX};
+use crate::limits::{
+    AUDIT_BYTES_MAX, AUDIT_PRINTED_BYTES_MAX, AUDIT_STORED_BYTES_MAX, HOME_BYTES_MAX, JSON_DEPTH_MAX,
+    STATE_BYTES_MAX, VERSION_CARRIED_MAX, VERSION_GIVEN_MAX, VERSION_MAX,
+};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A positive 63-bit version.
+/// A positive 63-bit version; writers may give at most 2^62.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u64);
 
@@ -18,30 +21,45 @@ impl Version {
 
     /// The highest version that is counted on from where it is not known to be the id's own: there are as many above
     /// it.
-    pub const FLOOR_MAX: Version = Version(1 << 62);
+    pub const FLOOR_MAX: Version = Version(VERSION_GIVEN_MAX);
 
-    /// Checks a version. Errors: `INVALID` for 0, negative numbers and numbers above 2^63 - 1.
+    /// A version that is stored. Errors: `INVALID` for 0, negative numbers and numbers above 2^63 - 1.
     pub fn new(number: i128) -> Result<Version> {
-        match u64::try_from(number) {
-            Ok(number @ 1..=VERSION_MAX) => Ok(Version(number)),
-            _ => Err(Error::invalid(
-                format!("version {number}"),
-                "is out of range",
-                format!("give an integer from 1 to {VERSION_MAX}"),
-            )),
-        }
+        Version::up_to(VERSION_MAX, number)
     }
 
-    /// Reads a version from decimal text. Errors: `INVALID`.
+    /// Checks a version that a writer gives. Errors: `INVALID` for 0, negative numbers and numbers above 2^62.
+    pub fn given(number: i128) -> Result<Version> {
+        Version::up_to(VERSION_GIVEN_MAX, number)
+    }
+
+    /// Reads a version that a writer gives from decimal text. Errors: `INVALID`.
     pub fn parse(text: &str) -> Result<Version> {
         let number = text.parse::<i128>().map_err(|_| {
             Error::invalid(
                 format!("version {}", shown(text)),
                 "is not an integer",
-                format!("give an integer from 1 to {VERSION_MAX}"),
+                format!("give an integer from 1 to {VERSION_GIVEN_MAX}"),
             )
         })?;
-        Version::new(number)
+        Version::given(number)
+    }
+
+    fn up_to(most: u64, number: i128) -> Result<Version> {
+        match u64::try_from(number) {
+            Ok(number) if (1..=most).contains(&number) => Ok(Version(number)),
+            _ => Err(Error::invalid(
+                format!("version {number}"),
+                "is out of range",
+                format!("give an integer from 1 to {most}"),
+            )),
+        }
+    }
+
+    /// Checks that a revision with this version may come from elsewhere: out of a dump, or over a link.
+    /// Errors: `INVALID` above 2^62 + 2^61.
+    pub fn check_carried(self) -> Result<Version> {
+        Version::up_to(VERSION_CARRIED_MAX, self.0.into())
     }
 
     /// The number.
@@ -49,9 +67,10 @@ impl Version {
         self.0
     }
 
-    /// The version after this one. Errors: `INVALID` when there is none.
-    pub fn next(self) -> Result<Version> {
-        Version::new(i128::from(self.0) + 1)
+    /// The version after this one. What writers give and what counts on from there never gets near the largest one, which
+    /// stays itself: of equal versions the later timestamp wins, and the tombstone, so it can be written and removed.
+    pub fn next(self) -> Version {
+        Version(self.0.saturating_add(1).min(VERSION_MAX))
     }
 }
 
@@ -80,6 +99,11 @@ impl Timestamp {
 
     /// 1970-01-01.
     pub const EPOCH: Timestamp = Timestamp(0);
+
+    /// A millisecond later; the last one stays itself.
+    pub fn next(self) -> Timestamp {
+        Timestamp(self.0.saturating_add(1).min(VERSION_MAX))
+    }
 
     /// The number of milliseconds.
     pub fn unix_ms(self) -> u64 {
@@ -137,31 +161,18 @@ impl fmt::Debug for State {
 pub struct Audit(Box<str>);
 
 impl Audit {
-    /// Checks an audit object. Errors: `BADJSON`, `TOOLARGE`, `INVALID` when it is not an object or one of its
-    /// members `batch` (a UUID), `trace` (a W3C traceparent) and `home` (a short text) is not what it must be.
+    /// Checks an audit object that a writer gives. Errors: `BADJSON`; `TOOLARGE` for more than 1024 bytes of its canonical
+    /// form, or 4096 of what Postgres prints of it; `INVALID` when it is not an object or one of its members `batch` (a
+    /// UUID), `trace` (a W3C traceparent) and `home` (a short text) is not what it must be.
     pub fn new(text: &str) -> Result<Audit> {
-        if text.len() > AUDIT_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "audit",
-                actual_bytes: text.len(),
-                limit_bytes: AUDIT_BYTES_MAX,
-            });
-        }
-        let canonical = String::from_utf8(canonicalize(text.as_bytes())?)
-            .map_err(|_| Error::bad_json(0, "it is not UTF-8"))?;
+        let (canonical, printed_bytes) = canonical_object(text)?;
+        let too_large = |what, actual_bytes, limit_bytes| Error::TooLarge { what, actual_bytes, limit_bytes };
         if canonical.len() > AUDIT_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "audit",
-                actual_bytes: canonical.len(),
-                limit_bytes: AUDIT_BYTES_MAX,
-            });
+            return Err(too_large("audit", canonical.len(), AUDIT_BYTES_MAX));
         }
-        if !canonical.starts_with('{') {
-            return Err(Error::invalid(
-                format!("audit {}", shown(text)),
-                "is not a JSON object",
-                "give an object such as {\"batch\":…,\"trace\":…,\"home\":…}",
-            ));
+        if printed_bytes > AUDIT_PRINTED_BYTES_MAX {
+            let what = "audit as Postgres prints it, with every number in full,";
+            return Err(too_large(what, printed_bytes, AUDIT_PRINTED_BYTES_MAX));
         }
         let members = members_of(&canonical)?;
         check_member(&members, "batch", "is not a UUID", "give one, or leave it out", |value| {
@@ -177,6 +188,18 @@ impl Audit {
         check_member(&members, "home", "is not a short text", "give 1 to 128 bytes", |value| {
             (1..=HOME_BYTES_MAX).contains(&value.len())
         })?;
+        Ok(Audit(canonical.into()))
+    }
+
+    /// An audit object as it is stored, in any form: it was checked when it was written. Errors: `BADJSON`, and `INVALID`
+    /// for what is no object; `TOOLARGE` for one that no encoded revision has room for, which can only have been stored
+    /// past the checks.
+    pub fn stored(text: &str) -> Result<Audit> {
+        let (canonical, _) = canonical_object(text)?;
+        if canonical.len() > AUDIT_STORED_BYTES_MAX {
+            let (actual_bytes, limit_bytes) = (canonical.len(), AUDIT_STORED_BYTES_MAX);
+            return Err(Error::TooLarge { what: "audit", actual_bytes, limit_bytes });
+        }
         Ok(Audit(canonical.into()))
     }
 
@@ -202,6 +225,20 @@ impl Audit {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The canonical form of an object and what Postgres prints of it in bytes.
+fn canonical_object(text: &str) -> Result<(String, usize)> {
+    let Canonical { bytes, printed_bytes } = measure(text.as_bytes(), JSON_DEPTH_MAX)?;
+    let canonical = String::from_utf8(bytes).map_err(|_| Error::bad_json(0, "it is not UTF-8"))?;
+    if !canonical.starts_with('{') {
+        return Err(Error::invalid(
+            format!("audit {}", shown(text)),
+            "is not a JSON object",
+            "give an object such as {\"batch\":…,\"trace\":…,\"home\":…}",
+        ));
+    }
+    Ok((canonical, printed_bytes))
 }
 
 fn members_of(object: &str) -> Result<BTreeMap<String, &RawValue>> {
@@ -345,13 +382,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_positive_and_63_bit() {
-        for refused in ["0", "-1", "9223372036854775808", "1.5", "", "x"] {
+    fn versions_are_positive_and_bounded() {
+        for refused in ["0", "-1", "4611686018427387905", "9223372036854775807", "1.5", "", "x"] {
             assert!(Version::parse(refused).is_err(), "{refused}");
         }
-        let last = Version::parse("9223372036854775807").unwrap();
-        assert!(last.next().is_err());
-        assert_eq!(Version::FIRST.next().unwrap().get(), 2);
+        let given = Version::parse("4611686018427387904").unwrap();
+        let error = Version::given(i128::from(given.get()) + 1).unwrap_err().to_string();
+        assert!(error.contains("from 1 to 4611686018427387904"), "{error}");
+        assert_eq!(given.next().check_carried(), Ok(given.next()), "what counts on from there travels");
+        assert!(Version::new(VERSION_MAX.into()).unwrap().check_carried().is_err());
+        assert!(Version::new(i128::from(VERSION_MAX) + 1).is_err());
+        assert_eq!(Version::FIRST.next().get(), 2);
+        let last = Version::new(VERSION_MAX.into()).unwrap();
+        assert_eq!(last.next(), last);
     }
 
     #[test]
@@ -399,5 +442,28 @@ mod tests {
         assert_eq!(Audit::new(r#"{"b":1, "a":2}"#).unwrap().as_str(), r#"{"a":2,"b":1}"#);
         assert!(Audit::new("[]").is_err());
         assert!(Audit::new(&format!("{{\"a\":\"{}\"}}", "x".repeat(1024))).is_err());
+        let blanks = " ".repeat(2000);
+        assert_eq!(
+            Audit::new(&format!("{{{blanks}}}")).unwrap().as_str(),
+            "{}",
+            "the canonical form is measured"
+        );
+    }
+
+    #[test]
+    fn an_audit_that_was_accepted_is_read_back_as_postgres_prints_it() {
+        let accepted = Audit::new(r#"{"n":1e1100}"#).unwrap();
+        let printed = format!("{{\"n\": 1{}}}", "0".repeat(1100));
+        assert!(printed.len() > AUDIT_BYTES_MAX);
+        assert_eq!(Audit::stored(&printed).unwrap(), accepted);
+        let numbers = Audit::new(r#"{"n":[1e2000,1e2000,1e2000]}"#);
+        assert!(
+            matches!(numbers, Err(Error::TooLarge { actual_bytes: 6016, limit_bytes: 4096, .. })),
+            "{numbers:?}"
+        );
+        assert!(matches!(Audit::stored("[]"), Err(Error::Invalid { .. })));
+        let stored = |length| Audit::stored(&format!("{{\"a\":\"{}\"}}", "x".repeat(length)));
+        assert!(stored(65_527).is_ok());
+        assert!(matches!(stored(65_528), Err(Error::TooLarge { actual_bytes: 65_536, .. })));
     }
 }

@@ -4,20 +4,18 @@
 use proptest::prelude::*;
 use std::cmp::Ordering;
 use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::content::Bounds;
 use tandem_shared::decide::{Outcome, decide_apply};
 use tandem_shared::join::{join, order};
-use tandem_shared::limits::CONTENT_BYTES_MAX;
-use tandem_shared::{Audit, Body, Content, DigestKey, Revision, State, Timestamp, Version};
+use tandem_shared::{
+    Audit, Body, Code, Content, ContentType, DigestKey, Revision, State, Timestamp, Version,
+};
 
 fn content() -> impl Strategy<Value = Content> {
     prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| Content::binary(
-            &bytes,
-            CONTENT_BYTES_MAX
-        )
-        .unwrap()),
-        (-3_i32..3)
-            .prop_map(|number| Content::json(number.to_string().as_bytes(), CONTENT_BYTES_MAX).unwrap()),
+        prop::collection::vec(any::<u8>(), 0..20)
+            .prop_map(|bytes| Content::binary(&bytes, Bounds::MAX).unwrap()),
+        (-3_i32..3).prop_map(|number| Content::json(number.to_string().as_bytes(), Bounds::MAX).unwrap()),
     ]
 }
 
@@ -107,7 +105,7 @@ proptest! {
 
 #[test]
 fn json_that_is_not_canonical_is_refused_from_outside() {
-    let content = Content::json(b"[1]", CONTENT_BYTES_MAX).unwrap();
+    let content = Content::json(b"[1]", Bounds::MAX).unwrap();
     let revision = Revision {
         version: Version::FIRST,
         timestamp: Timestamp::new(0).unwrap(),
@@ -118,4 +116,25 @@ fn json_that_is_not_canonical_is_refused_from_outside() {
     let last = bytes.len() - 3;
     bytes[last..].copy_from_slice(b" 1 ");
     assert!(decode(&bytes, Source::Foreign).is_err());
+}
+
+#[test]
+fn what_is_stored_is_read_whatever_bounds_hold_for_writers() {
+    let numbers = format!("[{}]", vec!["1e131071"; 1000].join(","));
+    let revision = Revision {
+        version: Version::new(i64::MAX.into()).unwrap(),
+        timestamp: Timestamp::EPOCH,
+        audit: Some(Audit::stored(&format!("{{\"a\":\"{}\"}}", "x".repeat(5000))).unwrap()),
+        body: Body::Live {
+            state: State::default(),
+            content: Content::stored(ContentType::Json, numbers.as_bytes()).unwrap(),
+        },
+    };
+    let refused = |revision: &Revision| decode(&encode(revision), Source::Foreign).unwrap_err().code();
+    assert_eq!(decode(&encode(&revision), Source::Own).as_ref(), Ok(&revision));
+    assert_eq!(refused(&revision), Code::Invalid, "its version");
+    let revision = Revision { version: Version::FIRST, ..revision };
+    assert_eq!(refused(&revision), Code::TooLarge, "its audit object");
+    let revision = Revision { audit: None, ..revision };
+    assert_eq!(refused(&revision), Code::TooLarge, "its numbers");
 }

@@ -4,6 +4,7 @@
 use ::redis::{Connection, Value};
 use postgres::Client;
 use tandem_shared::codec::encode;
+use tandem_shared::content::Bounds;
 use tandem_shared::{Body, Content, ContentType, Revision, State, Timestamp, Version};
 use tandem_tests::answer::Answer;
 use tandem_tests::by_hand;
@@ -17,7 +18,7 @@ fn put(id: &str, payload: &str, options: Vec<PutOption>) -> Request {
 }
 
 fn revision(version: u64) -> Vec<u8> {
-    let content = Content::new(ContentType::Json, b"[1]", 1000).expect("good content");
+    let content = Content::new(ContentType::Json, b"[1]", Bounds::MAX).expect("good content");
     encode(&Revision {
         version: Version::new(version.into()).expect("a good version"),
         timestamp: Timestamp::new(1_600_000_000_000).expect("a good timestamp"),

@@ -3,6 +3,7 @@
 
 use ::redis::{Connection, Value};
 use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::content::Bounds;
 use tandem_shared::{Body, Content, Revision, State, Timestamp, Version};
 use tandem_tests::by_hand::{self, acknowledge, attach, attach_as, attachment, attachment_of, pull};
 use tandem_tests::redis::{Options, Redis, ask, ask_number, ask_text, send};
@@ -25,7 +26,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn revision(version: u64, content: &str) -> Vec<u8> {
-    let content = Content::json(content.as_bytes(), 100).expect("JSON");
+    let content = Content::json(content.as_bytes(), Bounds::MAX).expect("JSON");
     encode(&Revision {
         version: Version::new(version.into()).expect("a version"),
         timestamp: Timestamp::new(1_700_000_000_000).expect("a time"),

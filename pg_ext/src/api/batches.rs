@@ -55,14 +55,14 @@ fn run_put_many(
         .into());
     }
     batch::check_count(ids.len())?;
-    let limit_bytes = settings::content_bytes_max();
+    let bounds = settings::content_bounds();
     let audit = options.audit.map(Audit::new).transpose()?;
     let operations = options.with(|options| {
         let mut operations = Vec::with_capacity(ids.len());
         for (place, (id, payload)) in ids.iter().zip(payloads.iter()).enumerate() {
             let id = id_at(place, id)?;
             let request = given("payload", payload)
-                .and_then(|payload| PutRequest::parse(payload.as_bytes(), options, limit_bytes))
+                .and_then(|payload| PutRequest::parse(payload.as_bytes(), options, bounds))
                 .map_err(|error| error.at_item(place, id))?;
             operations.push((id.to_owned(), Operation::Put(request)));
         }
@@ -102,7 +102,7 @@ fn put_many_jsonb(
 ) -> TableIterator<'static, (name!(written, i64), name!(unchanged, i64), name!(batch, String))> {
     let outcome = (|| {
         let items = given("items", items)?;
-        run_with_audit(batch::items(items.as_bytes(), settings::content_bytes_max())?, audit)
+        run_with_audit(batch::items(items.as_bytes(), settings::content_bounds())?, audit)
     })();
     TableIterator::once(answer(outcome))
 }
@@ -132,7 +132,7 @@ fn batch(
 ) -> TableIterator<'static, (name!(written, i64), name!(unchanged, i64), name!(batch, String))> {
     let outcome = (|| {
         let ops = given("ops", ops)?;
-        run_with_audit(batch::operations(ops.as_bytes(), settings::content_bytes_max())?, audit)
+        run_with_audit(batch::operations(ops.as_bytes(), settings::content_bounds())?, audit)
     })();
     TableIterator::once(answer(outcome))
 }

@@ -18,15 +18,15 @@ fn written(done: Done) -> Written {
 
 fn run_put(id: Option<&str>, payload: Option<&[u8]>, options: &Options<'_>) -> Outcome<Written> {
     let (id, payload) = (given_id(id)?, given("payload", payload)?);
-    let limit_bytes = settings::content_bytes_max();
-    let request = options.with(|options| PutRequest::parse(payload, options, limit_bytes))?;
+    let bounds = settings::content_bounds();
+    let request = options.with(|options| PutRequest::parse(payload, options, bounds))?;
     store::run_one(id, Operation::Put(request)).map(written)
 }
 
 fn run_merge(id: Option<&str>, patch: Option<&[u8]>, options: &Options<'_>) -> Outcome<Written> {
     let (id, patch) = (given_id(id)?, given("patch", patch)?);
-    let limit_bytes = settings::content_bytes_max();
-    let request = options.with(|options| MergeRequest::parse(patch, options, limit_bytes))?;
+    let bounds = settings::content_bounds();
+    let request = options.with(|options| MergeRequest::parse(patch, options, bounds))?;
     store::run_one(id, Operation::Merge(request)).map(written)
 }
 

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use tandem_shared::paths::{OrderedIds, children};
 use tandem_shared::reconcile::Replica;
 use tandem_shared::request::page_limit;
-use tandem_shared::{Content, Error, Fingerprint, Path, Range};
+use tandem_shared::{Content, ContentType, Error, Fingerprint, Path, Range};
 
 /// The ids of shared items, for a walk through the tree that their dots make.
 pub struct Ids;
@@ -232,8 +232,8 @@ fn check_payloads(problems: &mut Vec<String>) -> Outcome<i64> {
 
 fn check_payload(id: &str, hash: Option<&[u8]>, json: Option<&str>, blob: Option<&[u8]>) -> Option<String> {
     let content = match (json, blob) {
-        (Some(text), _) => Content::json(text.as_bytes(), usize::MAX),
-        (None, blob) => Content::binary(blob.unwrap_or_default(), usize::MAX),
+        (Some(text), _) => Content::stored(ContentType::Json, text.as_bytes()),
+        (None, blob) => Content::stored(ContentType::Binary, blob.unwrap_or_default()),
     };
     match content {
         Ok(content) if hash == Some(content.payload_hash().0.as_slice()) => None,

@@ -159,7 +159,7 @@ fn removed(columns: &Columns, was: &Shared<'_>) -> Outcome<()> {
             (removal.version.get() as i64, timestamp, removal.audit.clone(), origin)
         }
         None => {
-            let version = Version::new(was.version.into())?.next()?.get() as i64;
+            let version = Version::new(was.version.into())?.next().get() as i64;
             (version, store::now().unix_ms() as i64, None, None)
         }
     };

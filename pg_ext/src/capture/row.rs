@@ -9,6 +9,7 @@ use crate::settings;
 use crate::store::{self, Became, Decided};
 use pgrx::prelude::*;
 use std::cell::RefCell;
+use tandem_shared::content::Bounds;
 use tandem_shared::decide::{check_locality, decide_row};
 use tandem_shared::id::{check_id, utf8};
 use tandem_shared::{
@@ -105,7 +106,7 @@ fn is_as_decided(columns: &Columns, decided: &Decided, old: Option<&Row>, new: &
         return Ok(false);
     }
     let audit = match new.datum(columns.audit) {
-        Some(audit) => Some(with_json_text(audit, |text| Audit::new(utf8("audit", text)?))?),
+        Some(audit) => Some(with_json_text(audit, |text| Audit::stored(utf8("audit", text)?))?),
         None => None,
     };
     if audit != decided.audit {
@@ -117,7 +118,8 @@ fn is_as_decided(columns: &Columns, decided: &Decided, old: Option<&Row>, new: &
         (None, Some(old)) => stored_hash(columns, old)?,
         (None, None) => return Ok(false),
     };
-    Ok(hash_of_content(columns, new)? == expected)
+    // What tandem has decided was measured where it was given.
+    Ok(hash_within(columns, new, Bounds::NONE)? == expected)
 }
 
 fn has_same_content(columns: &Columns, old: &Row, new: &Row) -> bool {
@@ -129,7 +131,7 @@ fn stored_hash(columns: &Columns, row: &Row) -> Result<PayloadHash> {
 }
 
 fn next(version: i64) -> Result<i64> {
-    Ok(Version::new(version.into())?.next()?.get() as i64)
+    Ok(Version::new(version.into())?.next().get() as i64)
 }
 
 /// A row under an id that had none: an INSERT, or an UPDATE of the id itself from `old`.
@@ -259,7 +261,7 @@ fn check_state_and_audit(columns: &Columns, row: &Row) -> Result<()> {
 /// that takes its place.
 struct Hashed {
     is_json: bool,
-    limit_bytes: usize,
+    bounds: Bounds,
     content: Vec<u8>,
     hash: PayloadHash,
 }
@@ -269,6 +271,10 @@ const REMEMBERED_BYTES_MAX: usize = 64 * 1024;
 
 /// Errors: `BADJSON`, `TOOLARGE`, `INVALID` unless there is exactly one content.
 pub fn hash_of_content(columns: &Columns, row: &Row) -> Result<PayloadHash> {
+    hash_within(columns, row, settings::content_bounds())
+}
+
+fn hash_within(columns: &Columns, row: &Row, bounds: Bounds) -> Result<PayloadHash> {
     thread_local! {
         static LAST: RefCell<Option<Hashed>> = const { RefCell::new(None) };
     }
@@ -285,28 +291,25 @@ pub fn hash_of_content(columns: &Columns, row: &Row) -> Result<PayloadHash> {
     };
     // SAFETY: both columns are of variable length.
     let content = unsafe { detoasted(datum) };
-    let limit_bytes = settings::content_bytes_max();
     let known = LAST.with_borrow(|last| {
         last.as_ref()
-            .filter(|last| {
-                last.is_json == is_json && last.limit_bytes == limit_bytes && last.content == content
-            })
+            .filter(|last| last.is_json == is_json && last.bounds == bounds && last.content == content)
             .map(|last| last.hash)
     });
     if let Some(hash) = known {
         return Ok(hash);
     }
     let hash = if is_json {
-        with_json_text(datum, |text| Ok(*Content::json(text, limit_bytes)?.payload_hash()))?
+        with_json_text(datum, |text| Ok(*Content::of_jsonb(text, bounds)?.payload_hash()))?
     } else {
-        *Content::binary(content, limit_bytes)?.payload_hash()
+        *Content::binary(content, bounds)?.payload_hash()
     };
     if content.len() <= REMEMBERED_BYTES_MAX {
         LAST.with_borrow_mut(|last| {
             let mut kept = last.take().map(|last| last.content).unwrap_or_default();
             kept.clear();
             kept.extend_from_slice(content);
-            *last = Some(Hashed { is_json, limit_bytes, content: kept, hash });
+            *last = Some(Hashed { is_json, bounds, content: kept, hash });
         });
     }
     Ok(hash)

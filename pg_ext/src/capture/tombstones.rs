@@ -162,7 +162,7 @@ pub fn settle(arrival: &Arrival<'_>) -> Outcome<Settled> {
         if wins {
             return Ok(Settled::Nothing);
         }
-        let next = Version::new(found.version.into())?.next()?.get() as i64;
+        let next = Version::new(found.version.into())?.next().get() as i64;
         return Ok(Settled::CountOn(next));
     }
 }

@@ -8,7 +8,7 @@ use pgrx::spi::SpiClient;
 use pgrx::{AnyElement, direct_function_call};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
-use tandem_shared::limits::{CONTENT_BYTES_MAX, PAGE_BYTES_MAX};
+use tandem_shared::limits::PAGE_BYTES_MAX;
 use tandem_shared::{
     Audit, Body, Content, ContentType, Error, Head, LiveHead, PayloadHash, Result, Revision, State,
     Timestamp, Version,
@@ -75,7 +75,7 @@ impl Stored {
         Ok(Stored {
             version: Version::new(version.unwrap_or(0).into())?,
             timestamp: Timestamp::new(timestamp.unwrap_or(0).into())?,
-            audit: audit.map(Audit::new).transpose()?,
+            audit: audit.map(Audit::stored).transpose()?,
             live,
         })
     }
@@ -220,10 +220,10 @@ fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<Page> {
                 // SAFETY: the column is jsonb, and its text lives as long as the statement's memory.
                 let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(json.datum())]) };
                 let text = text.map_or(&[][..], CStr::to_bytes);
-                Some(Content::json(text, text.len().max(CONTENT_BYTES_MAX))?)
+                Some(Content::stored(ContentType::Json, text)?)
             }
             None => match row.get::<&[u8]>(7)? {
-                Some(blob) => Some(Content::binary(blob, CONTENT_BYTES_MAX)?),
+                Some(blob) => Some(Content::stored(ContentType::Binary, blob)?),
                 None => None,
             },
         };
@@ -236,7 +236,7 @@ fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<Page> {
         let revision = Revision {
             version: Version::new(row.get::<i64>(2)?.unwrap_or(0).into())?,
             timestamp: Timestamp::new(row.get::<i64>(3)?.unwrap_or(0).into())?,
-            audit: row.get::<&str>(4)?.map(Audit::new).transpose()?,
+            audit: row.get::<&str>(4)?.map(Audit::stored).transpose()?,
             body,
         };
         page.found.insert(id, revision);

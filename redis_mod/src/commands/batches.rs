@@ -111,11 +111,11 @@ pub fn mput(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let takes = Takes { content_type: true, state: true, ttl: false, condition: false };
     let WriteOptions { put: options, .. } = write_options(&mut rest, takes, USAGE)?;
     let audit = options.audit.map(Audit::new).transpose()?;
-    let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
+    let bounds = engine::with(|engine| engine.bounds)?;
     let mut operations = Vec::with_capacity(count);
     for (place, (id, payload)) in pairs.into_iter().enumerate() {
         let id = checked_id(place, id)?;
-        let request = PutRequest::parse(payload, &options, limit_bytes);
+        let request = PutRequest::parse(payload, &options, bounds);
         let request = request.map_err(|error| error.at_item(place, id))?;
         operations.push((id.to_owned(), Operation::Put(request)));
     }
@@ -154,8 +154,8 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let json = rest.bytes()?;
     let options = write_options(&mut rest, Takes::default(), USAGE)?.put;
     let audit = options.audit.map(Audit::new).transpose()?;
-    let limit_bytes = engine::with(|engine| engine.content_bytes_max)?;
-    let mut operations = batch::operations(json, limit_bytes)?;
+    let bounds = engine::with(|engine| engine.bounds)?;
+    let mut operations = batch::operations(json, bounds)?;
     check_served(context, operations.iter().map(|(id, _)| id.as_str()).enumerate())?;
     if let Some(audit) = &audit {
         for (_, operation) in &mut operations {

@@ -12,6 +12,7 @@ use crate::store::{self, Asked, Ttl, Writer, digest_key, now, selected};
 use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::content::Bounds;
 use tandem_shared::request::{MergeRequest, Operation, Precondition, PutRequest, RemoveRequest};
 use tandem_shared::{Result, Version};
 
@@ -24,8 +25,8 @@ pub fn need_of(request: &PutRequest) -> Need {
     }
 }
 
-fn content_bytes_max() -> Result<usize> {
-    engine::with(|engine| engine.content_bytes_max)
+fn bounds() -> Result<Bounds> {
+    engine::with(|engine| engine.bounds)
 }
 
 /// TANDEM.PUT
@@ -35,7 +36,7 @@ pub fn put(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let payload = rest.bytes()?;
     let takes = Takes { content_type: true, state: true, ttl: true, condition: true };
     let options = write_options(&mut rest, takes, PUT_USAGE)?;
-    let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    let request = PutRequest::parse(payload, &options.put, bounds()?)?;
     if !request.local && read_through::waits(context, (&args, put), [(id, need_of(&request))])? {
         return Ok(RedisValue::NoReply);
     }
@@ -55,7 +56,7 @@ pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValu
     let payload = rest.bytes()?;
     let takes = Takes { content_type: true, state: true, ttl: true, condition: false };
     let options = write_options(&mut rest, takes, USAGE)?;
-    let request = PutRequest::parse(payload, &options.put, content_bytes_max()?)?;
+    let request = PutRequest::parse(payload, &options.put, bounds()?)?;
     if !request.local {
         let offer = || Ok(encode(&request.clone().into_first(now()?)));
         if read_through::waits_for_first(context, (&args, get_or_put), id, offer)? {
@@ -91,7 +92,7 @@ pub fn merge(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let patch = rest.bytes()?;
     let takes = Takes { content_type: false, state: true, ttl: true, condition: true };
     let options = write_options(&mut rest, takes, USAGE)?;
-    let request = MergeRequest::parse(patch, &options.put, content_bytes_max()?)?;
+    let request = MergeRequest::parse(patch, &options.put, bounds()?)?;
     if read_through::waits(context, (&args, merge), [(id, Need::Decide)])? {
         return Ok(RedisValue::NoReply);
     }

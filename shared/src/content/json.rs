@@ -11,16 +11,27 @@ use crate::error::{Error, Result};
 use crate::limits::JSON_DEPTH_MAX;
 use std::cmp::Ordering;
 
+/// A canonical form and its size in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canonical {
+    /// The canonical form.
+    pub bytes: Vec<u8>,
+    /// Bytes of the text that `jsonb` of the canonical form prints: a blank after each colon and comma, and every
+    /// number in full. 8 bytes such as `1e131071` are 131,072 of it.
+    pub printed_bytes: usize,
+}
+
 /// The canonical form of JSON text.
 ///
 /// Errors: `BADJSON` with the byte where the text stops being JSON that both engines hold; `\u0000`, lone
 /// surrogates, nesting deeper than 128 and numbers beyond Postgres' `numeric` are refused.
 pub fn canonicalize(text: &[u8]) -> Result<Vec<u8>> {
-    canonicalize_to(text, JSON_DEPTH_MAX)
+    Ok(measure(text, JSON_DEPTH_MAX)?.bytes)
 }
 
-/// As [`canonicalize`], with another bound for the nesting: of JSON that contents are wrapped in.
-pub fn canonicalize_to(text: &[u8], depth_max: usize) -> Result<Vec<u8>> {
+/// As [`canonicalize`], with the size of the printed form, and with a bound for the nesting: JSON that contents are
+/// wrapped in nests deeper than they.
+pub fn measure(text: &[u8], depth_max: usize) -> Result<Canonical> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(Error::bad_json(error.valid_up_to(), "it is not UTF-8"));
     }
@@ -30,6 +41,7 @@ pub fn canonicalize_to(text: &[u8], depth_max: usize) -> Result<Vec<u8>> {
         out: Vec::with_capacity(text.len()),
         members: Vec::new(),
         spare: Vec::new(),
+        unwritten: 0,
         depth_max,
     };
     writer.skip_space();
@@ -38,7 +50,8 @@ pub fn canonicalize_to(text: &[u8], depth_max: usize) -> Result<Vec<u8>> {
     if writer.at < text.len() {
         return Err(writer.refuse("something follows the value"));
     }
-    Ok(writer.out)
+    let printed_bytes = writer.out.len() + writer.unwritten;
+    Ok(Canonical { bytes: writer.out, printed_bytes })
 }
 
 /// Where an object's member stands in the output: its key with quotes, and the end of its value.
@@ -47,6 +60,8 @@ struct Member {
     start: usize,
     key_end: usize,
     end: usize,
+    /// What Postgres prints of it beyond that.
+    unwritten: usize,
     /// The key has escapes: its bytes in the output do not sort as what they stand for.
     escaped: bool,
 }
@@ -59,6 +74,8 @@ struct Writer<'a> {
     members: Vec<Member>,
     /// Where members are put in order; kept from object to object.
     spare: Vec<u8>,
+    /// Bytes that Postgres prints beyond those in `out`.
+    unwritten: usize,
     depth_max: usize,
 }
 
@@ -105,9 +122,11 @@ impl Writer<'_> {
 
     fn number(&mut self) -> Result<()> {
         let rest = self.text.get(self.at..).unwrap_or_default();
+        let start = self.out.len();
         match canonical_number(rest, &mut self.out) {
-            Ok(read) => {
-                self.at += read;
+            Ok(number) => {
+                self.at += number.read;
+                self.unwritten += number.printed.saturating_sub(self.out.len() - start);
                 if self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric()) {
                     return Err(self.refuse("a number is malformed"));
                 }
@@ -152,6 +171,7 @@ impl Writer<'_> {
             self.value(depth)?;
             while self.next(b']', "a comma or ] is expected")? {
                 self.out.push(b',');
+                self.unwritten += 1;
                 self.value(depth)?;
             }
         }
@@ -168,12 +188,14 @@ impl Writer<'_> {
         }
         let outer = self.members.len();
         let body = self.out.len();
+        let unwritten = self.unwritten;
         self.member(depth)?;
         while self.next(b'}', "a comma or } is expected")? {
             self.out.push(b',');
+            self.unwritten += 1;
             self.member(depth)?;
         }
-        self.order_members(outer, body);
+        self.order_members(outer, body, unwritten);
         self.members.truncate(outer);
         self.out.push(b'}');
         Ok(())
@@ -193,14 +215,17 @@ impl Writer<'_> {
         }
         self.at += 1;
         self.out.push(b':');
+        let before = self.unwritten;
+        self.unwritten += 1;
         self.skip_space();
         self.value(depth)?;
-        self.members.push(Member { start, key_end, end: self.out.len(), escaped });
+        let unwritten = self.unwritten - before;
+        self.members.push(Member { start, key_end, end: self.out.len(), unwritten, escaped });
         Ok(())
     }
 
-    /// Sorts the members written since `body` by key and keeps the last of equal keys.
-    fn order_members(&mut self, outer: usize, body: usize) {
+    /// Sorts the members written since `body`, where `unwritten` was as given, by key and keeps the last of equal keys.
+    fn order_members(&mut self, outer: usize, body: usize, mut unwritten: usize) {
         let out = &self.out;
         let members = self.members.get_mut(outer..).unwrap_or_default();
         if members.is_sorted_by(|a, b| compare_keys(out, a, b) == Ordering::Less) {
@@ -216,11 +241,14 @@ impl Writer<'_> {
             }
             if !self.spare.is_empty() {
                 self.spare.push(b',');
+                unwritten += 1;
             }
+            unwritten += member.unwritten;
             self.spare.extend_from_slice(out.get(member.start..member.end).unwrap_or_default());
         }
         self.out.truncate(body);
         self.out.extend_from_slice(&self.spare);
+        self.unwritten = unwritten;
     }
 
     fn string(&mut self) -> Result<()> {
@@ -415,6 +443,23 @@ mod tests {
         for (text, offset) in cases {
             assert_eq!(refused_at(text), offset, "{}", String::from_utf8_lossy(text));
         }
+    }
+
+    #[test]
+    fn the_printed_form_is_measured() {
+        for (text, printed) in [
+            ("{}", "{}"),
+            (" [ ] ", "[]"),
+            ("[1,2]", "[1, 2]"),
+            (r#"{"b":[1,{"c":1e3}],"a":"é\n\u0001"}"#, r#"{"a": "é\n\u0001", "b": [1, {"c": 1000}]}"#),
+            (r#"{"a":1e40,"a":[1e30,2],"a":[3,4]}"#, r#"{"a": [3, 4]}"#),
+            (r#"{"b":1,"a":1e40,"b":-1.50,"a":null}"#, r#"{"a": null, "b": -1.5}"#),
+        ] {
+            let canonical = measure(text.as_bytes(), 128).unwrap();
+            assert_eq!(canonical.printed_bytes, printed.len(), "{text}");
+            assert_eq!(measure(&canonical.bytes, 128).unwrap().printed_bytes, printed.len(), "{text}");
+        }
+        assert_eq!(measure(b"[1e131071,-1e131071]", 128).unwrap().printed_bytes, 2 + 2 + 131_072 + 131_073);
     }
 
     #[test]

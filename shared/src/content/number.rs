@@ -19,9 +19,17 @@ const NOT_A_NUMBER: &str = "a number is malformed";
 const TOO_LARGE: &str = "a number has more digits before the point than Postgres' numeric holds";
 const TOO_FINE: &str = "a number has more digits after the point than Postgres' numeric holds";
 
-/// Reads a number at the start of `text` and appends its normal form to `out`. Returns the bytes read.
-/// Errors: what is wrong.
-pub fn canonical_number(text: &[u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
+/// What was read and written of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    /// Bytes read.
+    pub read: usize,
+    /// Bytes of the normal form when Postgres' `numeric` prints it, which is in full: `1e30` has 31.
+    pub printed: usize,
+}
+
+/// Reads a number at the start of `text` and appends its normal form to `out`. Errors: what is wrong.
+pub fn canonical_number(text: &[u8], out: &mut Vec<u8>) -> Result<Number, &'static str> {
     let negative = text.first() == Some(&b'-');
     let start = usize::from(negative);
     let integer = digits(text, start);
@@ -48,10 +56,11 @@ pub fn canonical_number(text: &[u8], out: &mut Vec<u8>) -> Result<usize, &'stati
             return Err(TOO_LARGE);
         }
         write_integer(negative, integer, out);
-        return Ok(end);
+        let is_negative = negative && integer != b"0";
+        return Ok(Number { read: end, printed: usize::from(is_negative) + integer.len() });
     }
-    write(negative, integer, fraction, exponent, out)?;
-    Ok(end)
+    let printed = write(negative, integer, fraction, exponent, out)?;
+    Ok(Number { read: end, printed })
 }
 
 fn write_integer(negative: bool, integer: &[u8], out: &mut Vec<u8>) {
@@ -94,13 +103,14 @@ fn read_exponent(text: &[u8]) -> Result<(i64, usize), &'static str> {
     Ok((value, usize::from(signed) + written.len()))
 }
 
+/// Writes the normal form and returns its bytes in full.
 fn write(
     negative: bool,
     integer: &[u8],
     fraction: &[u8],
     exponent: i64,
     out: &mut Vec<u8>,
-) -> Result<(), &'static str> {
+) -> Result<usize, &'static str> {
     if fraction.len() as i64 - exponent > NUMBER_FRACTION_DIGITS_MAX {
         return Err(TOO_FINE);
     }
@@ -109,7 +119,7 @@ fn write(
     let leading = all().take_while(|digit| *digit == b'0').count();
     if leading == count {
         out.push(b'0');
-        return Ok(());
+        return Ok(1);
     }
     let trailing = all().rev().take_while(|digit| *digit == b'0').count();
     let kept = count - leading - trailing;
@@ -139,7 +149,9 @@ fn write(
         out.push(b'e');
         out.extend(power.to_string().as_bytes());
     }
-    Ok(())
+    let before = before_point.max(1) as usize;
+    let after = if power < 0 { 1 + power.unsigned_abs() as usize } else { 0 };
+    Ok(usize::from(negative) + before + after)
 }
 
 #[cfg(test)]
@@ -148,8 +160,8 @@ mod tests {
 
     fn canonical(text: &str) -> Result<String, &'static str> {
         let mut out = Vec::new();
-        let read = canonical_number(text.as_bytes(), &mut out)?;
-        assert_eq!(read, text.len(), "{text}");
+        let number = canonical_number(text.as_bytes(), &mut out)?;
+        assert_eq!(number.read, text.len(), "{text}");
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -186,6 +198,36 @@ mod tests {
         assert!(canonical("1e99999999999999999999").is_err());
         assert_eq!(canonical("0e1073741822").as_deref(), Ok("0"));
         assert!(canonical("0e1073741823").is_err(), "Postgres takes no such exponent, not even of zero");
+    }
+
+    #[test]
+    fn what_a_number_prints_as_is_counted() {
+        let full = |digits: usize| "9".repeat(digits);
+        let cases = [
+            ("0", 1),
+            ("-0", 1),
+            ("-0.00", 1),
+            ("0e500", 1),
+            ("7", 1),
+            ("-7.0", 2),
+            ("1200", 4),
+            ("-12e2", 5),
+            ("1e30", 31),
+            ("-1e30", 32),
+            ("15e29", 31),
+            ("12.5", 4),
+            ("0.0012", 6),
+            ("-15e-40", 43),
+            ("1.5e-39", 42),
+            ("1e131071", 131_072),
+            ("1e-16383", 16_385),
+            (&full(400), 400),
+            (&format!("{}e200", full(400)), 600),
+        ];
+        for (text, printed) in cases {
+            let number = canonical_number(text.as_bytes(), &mut Vec::new()).unwrap();
+            assert_eq!(number.printed, printed, "{text}");
+        }
     }
 
     #[test]

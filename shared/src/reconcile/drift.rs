@@ -85,14 +85,15 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Content;
+    use crate::content::{Bounds, Content};
     use crate::revision::{Body, Revision, State, Timestamp, Version};
 
     fn revision(version: i128, content: Option<&str>) -> Revision {
         let body = match content {
-            Some(text) => {
-                Body::Live { state: State::default(), content: Content::json(text.as_bytes(), 100).unwrap() }
-            }
+            Some(text) => Body::Live {
+                state: State::default(),
+                content: Content::json(text.as_bytes(), Bounds::MAX).unwrap(),
+            },
             None => Body::Tombstone,
         };
         Revision { version: Version::new(version).unwrap(), timestamp: Timestamp::EPOCH, audit: None, body }

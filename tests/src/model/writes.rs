@@ -5,7 +5,7 @@ use crate::answer::Answer;
 use crate::request::PutOption;
 use serde_json::{Map, Value};
 use tandem_shared::codec::{Source, decode};
-use tandem_shared::limits::CONTENT_BYTES_MAX;
+use tandem_shared::content::Bounds;
 use tandem_shared::{Audit, Body, Content, DigestKey, Revision, State, Version};
 
 impl Model {
@@ -34,7 +34,7 @@ impl Model {
         }
         let patch: Value = serde_json::from_slice(patch).expect("canonical JSON is good");
         let content = canonical(merged(target, patch).to_string().as_bytes())?;
-        self.write(id, Content::json(&content, CONTENT_BYTES_MAX).expect("it is canonical"), options)
+        self.write(id, Content::json(&content, Bounds::MAX).expect("it is canonical"), options)
     }
 
     pub(super) fn remove(&mut self, id: &str, options: &[PutOption]) -> Result<bool, Refusal> {
@@ -137,8 +137,7 @@ impl Model {
             match text("op").as_deref() {
                 Some("put") => {
                     let payload = op.get("payload").expect("a put has a payload").to_string();
-                    let content =
-                        Content::json(payload.as_bytes(), CONTENT_BYTES_MAX).map_err(|_| "BADJSON")?;
+                    let content = Content::json(payload.as_bytes(), Bounds::MAX).map_err(|_| "BADJSON")?;
                     model.write(&id, content, options)
                 }
                 Some("merge") => {
@@ -281,8 +280,8 @@ fn canonical(text: &[u8]) -> Result<Vec<u8>, Refusal> {
 }
 
 fn content_of(payload: &[u8], options: &[PutOption]) -> Result<Content, Refusal> {
-    let binary = || Ok(Content::binary(payload, CONTENT_BYTES_MAX).expect("sequences have small content"));
-    let json = || Content::json(payload, CONTENT_BYTES_MAX).map_err(|_| "BADJSON");
+    let binary = || Ok(Content::binary(payload, Bounds::MAX).expect("sequences have small content"));
+    let json = || Content::json(payload, Bounds::MAX).map_err(|_| "BADJSON");
     if options.iter().any(|option| matches!(option, PutOption::Binary | PutOption::BinaryText)) {
         return binary();
     }

@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use std::cell::{Cell, RefCell};
-use steps::{Speaker, last_tombstone, step};
+use steps::{Speaker, step};
 use tandem_tests::answer::{Answer, Normal};
 use tandem_tests::census::{check_postgres, check_redis};
 use tandem_tests::model::Model;
@@ -84,11 +84,6 @@ fn without_message(answer: &Answer) -> Answer {
 /// What sequences leave must not meet the next one's states and roots. Tombstones stay, under ids of no later
 /// sequence.
 fn clear(client: &mut Client, connection: &mut Connection) {
-    let full = format!("SELECT id FROM tandem.items WHERE version = {}", i64::MAX);
-    for row in sql::rows(client, &full) {
-        let removed = Request::Apply(row.get(0), last_tombstone()).ask_sql(client);
-        assert_eq!(removed, Answer::text("applied"), "an item of the largest version is removed");
-    }
     sql::run(client, "DELETE FROM tandem.items");
     ask(connection, &["FLUSHALL"]);
 }

@@ -80,6 +80,29 @@ fn lengths() -> Vec<Case> {
             with("audit.bad", "1", &free(1025)),
             Expect::RefusedSaying("TOOLARGE", "audit has 1025 bytes, at most 1024"),
         ),
+        write(
+            "audit.blanks",
+            vec![],
+            with("audit.blanks", "1", &format!("{{{}\"a\":1}}", " ".repeat(2000))),
+            version(1, 1),
+        ),
+        // What was accepted can be read and changed, though jsonb prints more than was given.
+        write("audit.number", vec![], with("audit.number", "1", r#"{"n":1e1100}"#), version(1, 1)),
+        read("audit.number.read", vec![], get("audit.number"), field("audit", r#"{"n":1e1100}"#)),
+        write("audit.number.put", vec![], put("audit.number", "2"), version(2, 1)),
+        write(
+            "audit.members",
+            vec![],
+            with("audit.members", "1", &format!("{{\"a\":[{}1]}}", "1,".repeat(507))),
+            version(1, 1),
+        ),
+        write("audit.members.put", vec![], put("audit.members", "2"), version(2, 1)),
+        read(
+            "audit.numbers.too.long",
+            vec![],
+            with("audit.bad", "1", r#"{"n":[1e2000,1e2000,1e2000]}"#),
+            Expect::RefusedSaying("TOOLARGE", "has 6016 bytes, at most 4096"),
+        ),
     ]
 }
 

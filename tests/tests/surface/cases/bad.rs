@@ -53,7 +53,8 @@ pub fn content() -> Vec<Case> {
     let bad = |name: &'static str, payload: &str| {
         read(name, vec![], put("bad.content", payload), Expect::Refused("BADJSON"))
     };
-    let large = " ".repeat(17 * 1024 * 1024 - 1) + "1";
+    let large = format!("\"{}\"", "x".repeat(17 * 1024 * 1024));
+    let long_numbers = format!("[{}]", vec!["1e131071"; 1000].join(","));
     let large_binary = put_raw("bad.content", &vec![7; 17 * 1024 * 1024], vec![PutOption::Binary]);
     vec![
         bad("json.empty", ""),
@@ -72,6 +73,12 @@ pub fn content() -> Vec<Case> {
         bad("json.not.a.number", "[NaN]"),
         bad("json.leading.zero", "01"),
         bad("json.plus", "+1"),
+        read(
+            "json.numbers.too.long",
+            vec![],
+            put("bad.content", &long_numbers),
+            Expect::RefusedSaying("TOOLARGE", "has 131074000 bytes, at most 67108864"),
+        ),
         read("content.17.MiB", vec![], put("bad.content", &large), Expect::Refused("TOOLARGE")),
         read("content.17.MiB.binary", vec![], large_binary, Expect::Refused("TOOLARGE")),
         read("content.nothing.done", vec![], get("bad.content"), is(Answer::Nothing)),

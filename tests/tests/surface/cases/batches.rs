@@ -170,12 +170,6 @@ fn refused_puts() -> Vec<Case> {
             put_many(&[("mput.x", "1"), ("mput.y", &"x".repeat(17 * 1024 * 1024))], vec![]),
             Expect::RefusedSaying("TOOLARGE", "item 1 of the batch ('mput.y'): "),
         ),
-        read(
-            "mput.no.version.left",
-            vec![put_with("mput.full", "1", vec![PutOption::Version(i64::MAX)])],
-            put_many(&[("mput.x", "1"), ("mput.full", "2")], json()),
-            Expect::RefusedSaying("INVALID", "item 1 of the batch ('mput.full'): "),
-        ),
         read("mput.state.bad", vec![], good(vec![state_option("")]), Expect::Refused("INVALID")),
         read("mput.audit.bad", vec![], good(vec![audit_option("[]")]), Expect::Refused("INVALID")),
         read("mput.audit.broken", vec![], good(vec![audit_option("{")]), Expect::Refused("BADJSON")),
@@ -247,12 +241,6 @@ fn removals() -> Vec<Case> {
             vec![],
             with(&["mremove.d"], audit_option("[]")),
             Expect::Refused("INVALID"),
-        ),
-        read(
-            "mremove.no.version.left",
-            vec![put_with("mremove.full", "1", vec![PutOption::Version(i64::MAX)])],
-            remove_many(&["mremove.d", "mremove.full"]),
-            Expect::RefusedSaying("INVALID", "item 1 of the batch ('mremove.full'): "),
         ),
         read("mremove.nothing.done", vec![], Request::Exists("mremove.d".to_owned()), is(number(1))),
     ]

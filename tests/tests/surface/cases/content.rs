@@ -75,6 +75,13 @@ fn said() -> Vec<Case> {
         ),
         write("content.jsonb.scalar", vec![], raw("content.jsonb", "true", PutOption::Jsonb), version(1, 1)),
         read("content.jsonb.scalar.read", vec![], get("content.jsonb"), field("type", "json")),
+        write(
+            "content.17.MiB.of.blanks",
+            vec![],
+            raw("content.many.blanks", &(" ".repeat(17 * 1024 * 1024) + "[1]"), PutOption::Json),
+            version(1, 1),
+        ),
+        read("content.17.MiB.of.blanks.read", vec![], get("content.many.blanks"), payload("[1]")),
         read(
             "content.undetected.17.MiB",
             vec![],

@@ -9,7 +9,7 @@ const THEN: u64 = 1_600_000_000_000;
 fn revision(version: u64, timestamp: u64, payload: Option<&str>) -> Revision {
     let body = payload.map_or(Body::Tombstone, |payload| Body::Live {
         state: State::new("default").expect("a good state"),
-        content: Content::new(ContentType::Json, payload.as_bytes(), 1 << 20).expect("good content"),
+        content: Content::stored(ContentType::Json, payload.as_bytes()).expect("good content"),
     });
     Revision {
         version: Version::new(version.into()).expect("a good version"),
@@ -130,6 +130,7 @@ fn refused() -> Vec<Case> {
         bytes[length - 7..].copy_from_slice(br#"{"a": }"#);
     };
     let corrupt = || Expect::Refused("CORRUPT");
+    let numbers = format!("[{}]", vec!["1e131071"; 1000].join(","));
     vec![
         read("apply.random", vec![], apply_raw("apply.bad", &random), corrupt()),
         read("apply.nothing", vec![], apply_raw("apply.bad", b""), corrupt()),
@@ -139,6 +140,19 @@ fn refused() -> Vec<Case> {
         read("apply.kind", vec![], with(&|bytes| bytes[1] = 9), corrupt()),
         read("apply.version.0", vec![], with(&|bytes| bytes[2..10].fill(0)), corrupt()),
         read("apply.version.negative", vec![], with(&|bytes| bytes[2..10].fill(255)), corrupt()),
+        read("apply.version.too.large", vec![], with(&|bytes| bytes[9] = 0x7f), Expect::Refused("INVALID")),
+        write(
+            "apply.version.counted.on",
+            vec![],
+            apply("apply.large", (1 << 62) + 1, Some("[1]")),
+            is(Answer::text("applied")),
+        ),
+        read(
+            "apply.numbers.too.long",
+            vec![],
+            apply("apply.bad", 4, Some(&numbers)),
+            Expect::Refused("TOOLARGE"),
+        ),
         read("apply.not.canonical", vec![], with(&loose), corrupt()),
         read("apply.bad.nothing.done", vec![], get("apply.bad"), is(Answer::Nothing)),
     ]

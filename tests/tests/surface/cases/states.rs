@@ -144,11 +144,11 @@ fn changes() -> Vec<Case> {
             set("set.it", "x", vec![audit_option("[]")]),
             Expect::Refused("INVALID"),
         ),
-        read(
-            "state.set.no.version.left",
-            vec![put_with("set.full", "1", vec![PutOption::Version(i64::MAX)])],
+        write(
+            "state.set.after.the.largest",
+            vec![put_with("set.full", "1", vec![PutOption::Version(1 << 62)])],
             set("set.full", "x", vec![]),
-            Expect::Refused("INVALID"),
+            version((1 << 62) + 1, 1),
         ),
     ]
 }
