@@ -56,7 +56,7 @@ pub fn decide_apply_gone(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Content;
+    use crate::content::{Bounds, Content};
     use crate::revision::State;
     use proptest::prelude::*;
 
@@ -71,7 +71,7 @@ mod tests {
     fn revision(number: u64, content: Option<u8>) -> Revision {
         let body = match content {
             Some(content) => {
-                let content = Content::json(content.to_string().as_bytes(), 10).unwrap();
+                let content = Content::json(content.to_string().as_bytes(), Bounds::MAX).unwrap();
                 Body::Live { state: State::default(), content }
             }
             None => Body::Tombstone,
