@@ -293,7 +293,9 @@ fn key_specs(doc: &Doc) -> Vec<raw::RedisModuleCommandKeySpec> {
     let mut specs = Vec::new();
     if !matches!(doc.keys, Keys::None) {
         let mut spec = zeroed();
-        let access = if doc.writes {
+        let access = if doc.name == c"tandem.getorput" {
+            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
+        } else if doc.writes {
             raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE
         } else {
             raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS

@@ -98,6 +98,18 @@ impl Reply {
         }
     }
 
+    /// Refuses a command for want of key permissions, as Redis does for the keys that a command declares.
+    pub fn no_permission(self) {
+        let text = c"NOPERM No permissions to access a key that this command concerns";
+        // SAFETY: the API table is filled when the module is loaded; the context is the current callback's, and
+        // Redis copies the text.
+        unsafe {
+            if let Some(reply) = raw::RedisModule_ReplyWithError {
+                reply(self.context, text.as_ptr());
+            }
+        }
+    }
+
     /// What a write is answered with.
     pub fn answer(self, answer: &Answer) {
         self.map(4);

@@ -1,5 +1,6 @@
 //! All or nothing: TANDEM.MPUT, MREMOVE, BATCH.
 
+use crate::acl::{self, Caller};
 use crate::args::{Args, Takes, WriteOptions, write_options};
 use crate::commands::items::need_of;
 use crate::engine;
@@ -8,7 +9,7 @@ use crate::keys;
 use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl};
-use redis_module::{Context, RedisString, RedisValue};
+use redis_module::{Context, RedisString, RedisValue, raw};
 use tandem_shared::id::{check_id, utf8};
 use tandem_shared::request::{Operation, PutRequest, RemoveRequest};
 use tandem_shared::{Audit, Error, Result, batch};
@@ -89,8 +90,16 @@ fn checked_id(place: usize, bytes: &[u8]) -> Result<&str> {
 fn report_keys(context: &Context, args: &[RedisString]) {
     let count = args.get(1).and_then(|count| count.parse_unsigned_integer().ok()).unwrap_or(0);
     let places = (2..args.len().saturating_sub(1)).step_by(2).take(usize::try_from(count).unwrap_or(0));
+    // As PUT has it: the key is written and its content not given away. Without flags Redis takes it for read as well.
+    let flags = raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE;
     for place in places {
-        context.key_at_pos(i32::try_from(place).unwrap_or(i32::MAX));
+        let place = i32::try_from(place).unwrap_or(i32::MAX);
+        // SAFETY: Redis asks for the keys, and each place is one of the arguments.
+        unsafe {
+            if let Some(report) = raw::RedisModule_KeyAtPosWithFlags {
+                report(context.get_raw(), place, flags as _);
+            }
+        }
     }
 }
 
@@ -156,6 +165,10 @@ pub fn batch(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let audit = options.audit.map(Audit::new).transpose()?;
     let bounds = engine::with(|engine| engine.bounds)?;
     let mut operations = batch::operations(json, bounds)?;
+    let caller = Caller::of(context, &["TANDEM.BATCH"]).unless_writes_all(context);
+    if !caller.is_trusted() && !operations.iter().all(|(id, _)| caller.may_write(&keys::name(context, id))) {
+        return Ok(acl::refuse(context));
+    }
     check_served(context, operations.iter().map(|(id, _)| id.as_str()).enumerate())?;
     if let Some(audit) = &audit {
         for (_, operation) in &mut operations {

@@ -17,8 +17,8 @@ use tandem_shared::limits::PAGE_ITEMS_MAX;
 use tandem_shared::{Error, Result};
 
 const FILTER_USAGE: &str = "TANDEM.LINK FILTER link BEGIN ids|ADD keys|COMPLETE";
-/// Room that a filter begins with at most.
-const FILTER_IDS_MAX: u64 = 1 << 28;
+/// Ids that a filter has room for at its beginning, whatever is announced (some 10 MB): it grows with what comes.
+const FILTER_IDS_MAX: u64 = 1 << 22;
 /// Longest time a reader blocks.
 const BLOCK_MS_MAX: u64 = 60_000;
 

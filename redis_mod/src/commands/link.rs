@@ -1,5 +1,6 @@
 //! TANDEM.LINK: the half of a link that runs here. Postgres dials; these are the commands of its worker.
 
+use crate::acl::{self, Caller};
 use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
 use crate::commands::fill;
@@ -34,6 +35,10 @@ const BLOCK_MS_MAX: u64 = 60_000;
 pub fn link(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let mut args = Args::new(&args, USAGE);
     let verb = args.text("subcommand")?.to_ascii_uppercase();
+    // A link reads and writes what it likes, and its books are about every id.
+    if !Caller::of(context, &["TANDEM.LINK"]).may_everything(context) {
+        return Ok(acl::refuse(context));
+    }
     match verb.as_str() {
         "ATTACH" => attach(context, &mut args),
         "READY" => fill::ready(context, &mut args),

@@ -1,9 +1,11 @@
 //! TANDEM.MERKLE and TANDEM.VERIFY.
 
+use crate::acl::Caller;
 use crate::args::{Args, page, unknown_option};
 use crate::engine::{self, Database};
 use crate::ghosts::Both;
 use crate::item::Item;
+use crate::keys;
 use crate::pending::Pending;
 use crate::reply::Reply;
 use crate::store::selected;
@@ -60,11 +62,62 @@ pub fn merkle(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let database = selected(context);
     let reply = Reply::new(context);
     let verb = args.text("subcommand")?.to_ascii_uppercase();
-    engine::with_database(database, |database| answer(&verb, &mut args, database, reply))??;
+    let caller = Caller::of(context, &["TANDEM.MERKLE"]).unless_reads_all(context);
+    let rights = Rights { context, caller };
+    engine::with_database(database, |database| answer(&verb, &mut args, database, (reply, &rights)))??;
     Ok(RedisValue::NoReply)
 }
 
-fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) -> Result<()> {
+/// What the caller may be shown.
+struct Rights<'a> {
+    context: &'a Context,
+    caller: Caller,
+}
+
+impl Rights<'_> {
+    fn shows(&self, id: &str) -> bool {
+        self.caller.is_trusted() || self.caller.may_read(&keys::name(self.context, id))
+    }
+
+    /// A path is the beginning of ids: it is shown where the first of them is.
+    fn shows_path(&self, ids: &mut impl OrderedIds<Error = Infallible>, path: &Path) -> bool {
+        if self.caller.is_trusted() {
+            return true;
+        }
+        let first = path.ranges().into_iter().find_map(|range| {
+            let Ok(first) = ids.first_at_or_after(&range.start, range.end.as_deref());
+            first
+        });
+        first.is_some_and(|id| self.shows(&id))
+    }
+
+    /// A page of the paths that are shown; `next` gives so many after a path, `first` where to begin.
+    fn page(
+        &self,
+        ids: &mut impl OrderedIds<Error = Infallible>,
+        (first, limit): (Option<Path>, usize),
+        mut next: impl FnMut(Option<&Path>, usize) -> Vec<Path>,
+    ) -> Vec<Path> {
+        if self.caller.is_trusted() {
+            return next(first.as_ref(), limit);
+        }
+        let (mut shown, mut after) = (Vec::new(), first);
+        while shown.len() < limit {
+            let found = next(after.as_ref(), limit - shown.len());
+            let Some(last) = found.last() else { break };
+            after = Some(last.clone());
+            shown.extend(found.into_iter().filter(|path| self.shows_path(ids, path)));
+        }
+        shown
+    }
+}
+
+fn answer(
+    verb: &str,
+    args: &mut Args<'_>,
+    database: &Database,
+    (reply, rights): (Reply, &Rights<'_>),
+) -> Result<()> {
     let (index, pending) = (database.compared(), &database.pending);
     match verb {
         "ROOT" => {
@@ -90,14 +143,17 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
             let path = Path::new(args.text("path")?)?;
             let (after, limit) = page(args, USAGE)?;
             let after = after.map(Path::new).transpose()?;
-            let Ok(found) = children(&mut Ids(index), &path, after.as_ref(), limit);
+            let found = rights.page(&mut Ids(index), (after, limit), |after, limit| {
+                let Ok(found) = children(&mut Ids(index), &path, after, limit);
+                found
+            });
             reply_branches(reply, index, &found);
         }
         "LEAVES" => {
             const USAGE: &str = "TANDEM.MERKLE LEAVES path [AFTER id] [LIMIT n]";
             let path = Path::new(args.text("path")?)?;
             let (after, limit) = page(args, USAGE)?;
-            leaves(index, &path, after, limit, reply);
+            leaves(index, &path, (after, limit), (reply, rights));
         }
         "DIRTY" => {
             const USAGE: &str = "TANDEM.MERKLE DIRTY prefix [AFTER id] [LIMIT n]";
@@ -106,7 +162,7 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
             if let Some(after) = after {
                 range = range.after(after);
             }
-            let ids: Vec<&str> = pending.ids(&range).take(limit).collect();
+            let ids: Vec<&str> = pending.ids(&range).filter(|id| rights.shows(id)).take(limit).collect();
             reply.array(ids.len());
             ids.iter().for_each(|id| reply.bulk(id));
         }
@@ -118,7 +174,10 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
         "DIRTYPREFIXES" => {
             const USAGE: &str = "TANDEM.MERKLE DIRTYPREFIXES path [AFTER child] [LIMIT n]";
             let (path, after, limit) = path_page(args, USAGE)?;
-            let Ok(found) = children(&mut Dirty(pending), &path, after.as_ref(), limit);
+            let found = rights.page(&mut Dirty(pending), (after, limit), |after, limit| {
+                let Ok(found) = children(&mut Dirty(pending), &path, after, limit);
+                found
+            });
             reply.array(found.len());
             for child in found {
                 reply.map(2);
@@ -131,8 +190,10 @@ fn answer(verb: &str, args: &mut Args<'_>, database: &Database, reply: Reply) ->
         "CLEAN" => {
             const USAGE: &str = "TANDEM.MERKLE CLEAN path [AFTER child] [LIMIT n]";
             let (path, after, limit) = path_page(args, USAGE)?;
-            let Ok(found) =
-                clean_children(&mut Ids(index), &mut Dirty(pending), &path, after.as_ref(), limit);
+            let found = rights.page(&mut Ids(index), (after, limit), |after, limit| {
+                let Ok(found) = clean_children(&mut Ids(index), &mut Dirty(pending), &path, after, limit);
+                found
+            });
             reply_branches(reply, index, &found);
         }
         "ISCLEAN" => {
@@ -169,18 +230,28 @@ fn reply_branches(reply: Reply, index: Both<'_>, paths: &[Path]) {
     }
 }
 
-fn leaves(index: Both<'_>, path: &Path, after: Option<&str>, limit: usize, reply: Reply) {
+fn leaves(
+    index: Both<'_>,
+    path: &Path,
+    (after, limit): (Option<&str>, usize),
+    (reply, rights): (Reply, &Rights<'_>),
+) {
     reply.open_array();
     let mut count = 0;
     for range in path.ranges() {
-        let range = after.map_or_else(|| range.clone(), |after| range.after(after));
-        for (id, digest) in index.page(&range, limit - count) {
-            reply.map(2);
-            reply.bulk("id");
-            reply.bulk(&id);
-            reply.bulk("etag");
-            reply.hex(&digest);
-            count += 1;
+        let mut range = after.map_or_else(|| range.clone(), |after| range.after(after));
+        while count < limit {
+            let page = index.page(&range, limit - count);
+            let Some((last, _)) = page.last() else { break };
+            range = range.after(last);
+            for (id, digest) in page.iter().filter(|(id, _)| rights.shows(id)) {
+                reply.map(2);
+                reply.bulk("id");
+                reply.bulk(id);
+                reply.bulk("etag");
+                reply.hex(digest);
+                count += 1;
+            }
         }
     }
     reply.end_array(count);

@@ -1,5 +1,6 @@
 //! Prefixes: TANDEM.SCAN, COUNT, REMOVEPREFIX.
 
+use crate::acl::{self, Caller};
 use crate::args::{Args, bulk, page};
 use crate::engine;
 use crate::keys;
@@ -24,6 +25,65 @@ pub fn reply_items(context: &Context, ids: Vec<String>) -> Result<()> {
     }
     reply.end_array(count);
     Ok(())
+}
+
+/// Ids looked at together for one who may not read all.
+const LOOK_STEP: usize = 1000;
+
+/// The next ids of a range, of one state if one is named, that the caller may read.
+pub fn readable(
+    context: &Context,
+    caller: &Caller,
+    range: &Range,
+    state: Option<&str>,
+    limit: usize,
+) -> Result<Vec<String>> {
+    let database = selected(context);
+    let page =
+        |range: &Range, limit| engine::with_database(database, |database| database.page(range, state, limit));
+    if caller.is_trusted() {
+        return page(range, limit);
+    }
+    let (mut readable, mut range) = (Vec::new(), range.clone());
+    loop {
+        let ids = page(&range, LOOK_STEP)?;
+        let Some(last) = ids.last() else { return Ok(readable) };
+        range = range.after(last);
+        for id in ids {
+            if caller.may_read(&keys::name(context, &id)) {
+                readable.push(id);
+                if readable.len() == limit {
+                    return Ok(readable);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the caller may write all of the ids that [`remove_range`] would remove.
+pub fn may_remove(
+    context: &Context,
+    caller: &Caller,
+    range: &Range,
+    state: Option<&str>,
+    limit: usize,
+) -> Result<bool> {
+    if caller.is_trusted() {
+        return Ok(true);
+    }
+    let database = selected(context);
+    let (mut seen, mut range) = (0, range.clone());
+    while seen < limit {
+        let step = REMOVAL_STEP.min(limit - seen);
+        let ids = engine::with_database(database, |database| database.page_to_remove(&range, state, step))?;
+        let Some(last) = ids.last() else { break };
+        range = range.after(last);
+        seen += ids.len();
+        if !ids.iter().all(|id| caller.may_write(&keys::name(context, id))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes the ids of a range, of one state if one is named, in byte order. Returns how many.
@@ -63,7 +123,8 @@ pub fn scan(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     if let Some(after) = after {
         range = range.after(after);
     }
-    let ids = engine::with_database(selected(context), |database| database.page(&range, None, limit))?;
+    let caller = Caller::of(context, &["TANDEM.SCAN"]).unless_reads_all(context);
+    let ids = readable(context, &caller, &range, None, limit)?;
     reply_items(context, ids)?;
     Ok(RedisValue::NoReply)
 }
@@ -86,5 +147,9 @@ pub fn remove_prefix(context: &Context, args: Vec<RedisString>) -> Result<RedisV
     let mut args = Args::new(&args, USAGE);
     let range = Range::of_prefix(args.text("prefix")?)?;
     let (limit, request) = bulk(&mut args, USAGE)?;
+    let caller = Caller::of(context, &["TANDEM.REMOVEPREFIX"]).unless_writes_all(context);
+    if !may_remove(context, &caller, &range, None, limit)? {
+        return Ok(acl::refuse(context));
+    }
     Ok(RedisValue::Integer(remove_range(context, range, None, limit, &request)?))
 }

@@ -1,6 +1,7 @@
 //! TANDEM.STATE and its subcommands, each a command of its own for Redis, with its own keys and rights.
 
-use super::pages::{remove_range, reply_items};
+use super::pages::{may_remove, readable, remove_range, reply_items};
+use crate::acl::{self, Caller};
 use crate::args::{Args, Takes, bulk, page, write_options};
 use crate::engine;
 use crate::guard::{Handler, run_raw};
@@ -33,7 +34,8 @@ fn paged<'a>(args: &mut Args<'a>, usage: &'static str) -> Result<(&'a str, Range
 fn list(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE LIST state [AFTER id] [LIMIT n]";
     let (state, range, limit) = paged(&mut after_name(&args, USAGE), USAGE)?;
-    let ids = engine::with_database(selected(context), |database| database.page(&range, Some(state), limit))?;
+    let caller = Caller::of(context, &["TANDEM.STATE", "LIST"]).unless_reads_all(context);
+    let ids = readable(context, &caller, &range, Some(state), limit)?;
     let reply = Reply::new(context);
     reply.array(ids.len());
     ids.iter().for_each(|id| reply.bulk(id));
@@ -43,7 +45,8 @@ fn list(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
 fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE GET state [AFTER id] [LIMIT n]";
     let (state, range, limit) = paged(&mut after_name(&args, USAGE), USAGE)?;
-    let ids = engine::with_database(selected(context), |database| database.page(&range, Some(state), limit))?;
+    let caller = Caller::of(context, &["TANDEM.STATE", "GET"]).unless_reads_all(context);
+    let ids = readable(context, &caller, &range, Some(state), limit)?;
     reply_items(context, ids)?;
     Ok(RedisValue::NoReply)
 }
@@ -120,6 +123,10 @@ fn remove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let state = args.text("state")?;
     State::new(state)?;
     let (limit, request) = bulk(&mut args, USAGE)?;
+    let caller = Caller::of(context, &["TANDEM.STATE", "REMOVE"]).unless_writes_all(context);
+    if !may_remove(context, &caller, &Range::all(), Some(state), limit)? {
+        return Ok(acl::refuse(context));
+    }
     Ok(RedisValue::Integer(remove_range(context, Range::all(), Some(state), limit, &request)?))
 }
 
