@@ -234,8 +234,9 @@ fn make(client: &mut SpiClient<'_>, prefix: &str, name: &str, number: i64, route
     Ok(moved)
 }
 
-/// Gives a table owner and rights of `items`, and makes it one of the extension's: a dump then leaves it to the row
-/// in `tandem.routes`, and nobody drops it by mistake.
+/// Gives a table the owner of `items`, and makes it one of the extension's: a dump then leaves it to the row in
+/// `tandem.routes`, and nobody drops it by mistake. Nobody else gets rights on it: the policies of `items` hold for who
+/// goes through `items`.
 fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
     let owner = client.update(
         "SELECT r.rolname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner \
@@ -245,8 +246,6 @@ fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
     )?;
     let owner = owner.first().get_one::<String>()?.unwrap_or_default();
     run(client, &format!("ALTER TABLE {table} OWNER TO {}", quote_identifier(owner)))?;
-    run(client, &format!("GRANT SELECT ON {table} TO tandem_reader, tandem_writer"))?;
-    run(client, &format!("GRANT INSERT, UPDATE, DELETE ON {table} TO tandem_writer"))?;
     run(client, &format!("ALTER EXTENSION tandem ADD TABLE {table}"))?;
     Ok(())
 }

@@ -35,3 +35,33 @@ COMMENT ON FUNCTION tandem.mend_blocks IS
     'counts the blocks of fingerprints below a prefix again and mends those that do not add up; how many those were';
 COMMENT ON FUNCTION tandem.wait_synced IS
     'number of links that have taken all writes committed before the call; waits for all, at most so many milliseconds, 0 for ever';
+COMMENT ON FUNCTION tandem.merge(text, jsonb, bigint, text, text, boolean, text) IS
+    'applies a JSON merge patch (RFC 7396); an absent item counts as {}';
+COMMENT ON FUNCTION tandem.rebuild_blocks IS 'makes the blocks anew from the items; returns how many items there are';
+COMMENT ON FUNCTION tandem.route IS
+    'gives the ids below a prefix a table of their own, a partition of items; returns how many items went there';
+COMMENT ON FUNCTION tandem.unroute IS 'takes the table of a prefix away again; returns how many items went back';
+COMMENT ON FUNCTION tandem.make_route IS 'makes the tables of a row of tandem.routes; for a restored dump';
+COMMENT ON FUNCTION tandem.link IS 'links this database with a Redis; returns the name of the link';
+COMMENT ON FUNCTION tandem.unlink IS 'ends a link and forgets it; true if it was there';
+COMMENT ON FUNCTION tandem.pause_link IS 'stops a link until it is resumed';
+COMMENT ON FUNCTION tandem.resume_link IS 'lets a paused link go on, and takes over one that a dump brought';
+COMMENT ON FUNCTION tandem.link_nodes IS 'the servers behind a link with their slots, items, root and what waits there';
+COMMENT ON FUNCTION tandem.retry_dead_letters IS 'tries again what one side could not take; what succeeds leaves the table';
+COMMENT ON FUNCTION tandem.reconcile IS
+    'compares this Postgres with the Redis of a link, or with a peer by its URL, and joins what differs both ways';
+COMMENT ON FUNCTION tandem.reconcile_peers IS 'compares any two peers and joins what differs both ways';
+COMMENT ON FUNCTION tandem.peer_has_key IS 'for a check from another Postgres: whether digests are made with one secret';
+COMMENT ON FUNCTION tandem.peer_fingerprints IS 'for a check from another Postgres: count and sum of each range';
+COMMENT ON FUNCTION tandem.peer_splits IS 'for a check from another Postgres: ranges cut into pieces';
+COMMENT ON FUNCTION tandem.peer_lists IS 'for a check from another Postgres: the items of each range';
+COMMENT ON FUNCTION tandem.peer_fetch IS 'for a check from another Postgres: revisions, encoded';
+COMMENT ON FUNCTION tandem.peer_join IS 'for a check from another Postgres: joins encoded revisions';
+COMMENT ON FUNCTION tandem.peer_waiting IS 'for a check from another Postgres: those of the ids that links have still to take';
+COMMENT ON FUNCTION tandem.check_id IS 'the id if it is one, else an error';
+COMMENT ON FUNCTION tandem.check_prefix IS 'the prefix if it is one, else an error';
+COMMENT ON FUNCTION tandem.check_state IS 'the state if it is one, else an error';
+COMMENT ON FUNCTION tandem.range_end IS 'the least text after everything that begins with a prefix';
+COMMENT ON FUNCTION tandem.page_limit IS 'the limit of a page, 100 if it is NULL';
+COMMENT ON FUNCTION tandem.now_ms IS 'milliseconds since 1970 by the server''s clock';
+COMMENT ON FUNCTION tandem.digest IS 'the digest of a live item; its hex is the etag';

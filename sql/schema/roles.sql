@@ -1,26 +1,39 @@
--- Rights: readers read, writers also write items; the log, blocks and links are tandem's own.
+-- Rights: readers read, writers also write items; the log, blocks, tombstones, conflicts and links are tandem's own.
 -- Roles are the whole cluster's: another database may have made them, or be making them at this moment.
 DO $$
 DECLARE
     role text;
+    members text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['tandem_reader', 'tandem_writer'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
-            BEGIN
-                EXECUTE format('CREATE ROLE %I NOLOGIN', role);
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN
-                NULL;
-            END;
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+            END IF;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;
+        END;
+        SELECT pg_catalog.string_agg(m.rolname::text, ', ' ORDER BY m.rolname) INTO members
+        FROM pg_catalog.pg_auth_members a JOIN pg_catalog.pg_roles m ON m.oid = a.member
+            JOIN pg_catalog.pg_roles r ON r.oid = a.roleid
+        WHERE r.rolname = role;
+        IF members IS NOT NULL THEN
+            RAISE WARNING 'role % was there already, and so its members have its rights in this database too: %', role, members
+                USING HINT = 'revoke the role from those that should not';
         END IF;
     END LOOP;
 END
 $$;
 GRANT USAGE ON SCHEMA tandem TO tandem_reader, tandem_writer;
-GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.fold_state, tandem.conflicts,
-    tandem.dead_letters, tandem.routes, tandem.checks, tandem.reports, tandem.check_progress,
-    tandem.link_status TO tandem_reader, tandem_writer;
-GRANT INSERT, UPDATE, DELETE ON tandem.items, tandem.tombstones TO tandem_writer;
-GRANT INSERT ON tandem.conflicts TO tandem_writer;
+GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.fold_state,
+    tandem.routes, tandem.checks, tandem.reports, tandem.check_progress, tandem.link_status
+    TO tandem_reader, tandem_writer;
+-- A revision that lost or was set aside is content, which the policies of items may hide.
+GRANT SELECT (seq, id, version, recorded_at, origin) ON tandem.conflicts TO tandem_reader, tandem_writer;
+GRANT SELECT (seq, link, direction, id, reason, recorded_at, attempts, tried_at, retry) ON tandem.dead_letters
+    TO tandem_reader, tandem_writer;
+-- Tables of routes are reached through the items, as those have the policies.
+GRANT INSERT, UPDATE, DELETE ON tandem.items TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.
 GRANT SELECT (name, prefix, mode, direction, needs_check, log_position) ON tandem.links
     TO tandem_reader, tandem_writer;
@@ -32,3 +45,27 @@ REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tande
     tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.fold(bigint), tandem.rotate_log(),
     tandem.rebuild_blocks(), tandem.mend_blocks(text),
     tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;
+
+-- Of a function for triggers nobody needs the right to call it but who makes the trigger. And functions in Rust look up the
+-- names in their statements on a path of their own. Those that write items leave the caller's, so that the triggers of
+-- others on items find there what they find when items are written with plain SQL: all names in the statements of
+-- these match exactly what is in pg_catalog, or have a schema. Those that are called for each row have no statements.
+DO $$
+DECLARE
+    f record;
+BEGIN
+    FOR f IN
+        SELECT p.oid::pg_catalog.regprocedure AS name, p.prorettype, l.lanname, p.provolatile, p.proname
+        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+        WHERE p.pronamespace = 'tandem'::pg_catalog.regnamespace
+    LOOP
+        IF f.prorettype IN ('trigger'::pg_catalog.regtype, 'event_trigger'::pg_catalog.regtype) THEN
+            EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f.name);
+        ELSIF f.lanname = 'c' AND f.provolatile = 'v' AND f.proname NOT IN ('put', 'put_binary', 'merge', 'delete', 'set_state',
+                'move_state', 'apply', 'touch', 'put_many', 'delete_many', 'batch', 'delete_state', 'delete_prefix',
+                'get_or_put', 'now_ms', 'flush_log') THEN
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', f.name);
+        END IF;
+    END LOOP;
+END
+$$;

@@ -1,6 +1,34 @@
--- The schema is made here and not named in the control file, so that it is the extension's and goes with it. What follows
--- without a schema's name is made in it.
-CREATE SCHEMA tandem;
+-- CREATE EXTENSION makes the schema, unless it is there: as in a database that is restored, or where the extension was
+-- before. Then it must be ours alone: whoever owns a schema may drop and replace what is in it.
+SET LOCAL search_path = pg_catalog, pg_temp;
+DO $$
+DECLARE
+    place pg_namespace;
+    stranger name;
+BEGIN
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'tandem needs a database in UTF8, and the encoding of % is %', current_database(), getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported', HINT = 'make a database with ENCODING ''UTF8'' TEMPLATE template0';
+    END IF;
+    SELECT * INTO STRICT place FROM pg_namespace n WHERE n.nspname = 'tandem';
+    SELECT r.rolname INTO stranger FROM pg_roles r
+    WHERE r.oid = place.nspowner AND NOT r.rolsuper AND r.rolname <> current_user;
+    IF FOUND THEN
+        RAISE EXCEPTION 'schema tandem belongs to %, who could replace what is put into it', stranger
+            USING ERRCODE = 'insufficient_privilege', HINT = 'see what it is for; ALTER SCHEMA tandem OWNER TO CURRENT_USER, or drop it';
+    END IF;
+    IF EXISTS (SELECT FROM aclexplode(place.nspacl) a WHERE a.privilege_type = 'CREATE' AND a.grantee <> place.nspowner) THEN
+        RAISE EXCEPTION 'others may create in schema tandem'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'REVOKE CREATE ON SCHEMA tandem from those that \dn+ tandem shows';
+    END IF;
+    IF EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = place.oid
+            AND d.classid <> 'pg_extension'::regclass AND d.deptype = 'n') THEN
+        RAISE EXCEPTION 'schema tandem is not empty'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'see what is in it, move or drop it, and create the extension again';
+    END IF;
+END
+$$;
+-- What follows without a schema's name is made in it.
 SET LOCAL search_path = tandem, pg_temp;
 
 -- Tables of tandem. Ids are compared by bytes everywhere, hence COLLATE "C".
@@ -22,6 +50,18 @@ CREATE TABLE tandem.items (
 CREATE INDEX items_state_id ON tandem.items (state, id);
 CREATE TABLE tandem.items_default PARTITION OF tandem.items DEFAULT;
 COMMENT ON TABLE tandem.items IS 'the items: query and write them with plain SQL; version, timestamp and hash are kept by trigger';
+COMMENT ON COLUMN tandem.items.id IS 'what the item is called: 1 to 512 bytes; ordered by bytes';
+COMMENT ON COLUMN tandem.items.version IS 'grows by one with each change';
+COMMENT ON COLUMN tandem.items."timestamp" IS 'when the revision was written, in milliseconds since 1970';
+COMMENT ON COLUMN tandem.items.payload_hash IS 'BLAKE3 of the canonical content';
+COMMENT ON COLUMN tandem.items.payload IS 'the content if it is JSON';
+COMMENT ON COLUMN tandem.items.payload_blob IS 'the content if it is binary';
+COMMENT ON COLUMN tandem.items.audit IS 'who wrote it in which course: batch, trace, home';
+COMMENT ON COLUMN tandem.items.state IS 'the tag that its writers gave it';
+COMMENT ON COLUMN tandem.items.local IS 'whether it stays in this Postgres and goes to no Redis';
+COMMENT ON COLUMN tandem.items.access_count IS 'how often tandem.touch counted an access here';
+COMMENT ON COLUMN tandem.items.last_accessed IS 'when tandem.touch counted the last one';
+COMMENT ON TABLE tandem.items_default IS 'the items below no routed prefix; read and write them through tandem.items';
 
 -- Ids under a prefix that have a table of their own, as tandem.route makes it. The partition of a prefix is a
 -- partitioned table itself, "route <number>": its default partition is the table named, and longer prefixes are
@@ -36,6 +76,7 @@ COMMENT ON TABLE tandem.routes IS 'prefixes of ids that have a table of their ow
 -- Always empty. A dump writes all items under this name, as it does not know the tables of routes, and what a
 -- restore puts here goes on to items.
 CREATE TABLE tandem.restored_items (LIKE tandem.items);
+COMMENT ON TABLE tandem.restored_items IS 'the door by which a dump brings items in; empty';
 
 CREATE TABLE tandem.tombstones (
     id text COLLATE "C" PRIMARY KEY,
@@ -74,6 +115,7 @@ CREATE TABLE tandem.blocks (
     count bigint NOT NULL,
     sum bytea NOT NULL CHECK (octet_length(sum) = 16)
 ) WITH (fillfactor = 70);
+COMMENT ON TABLE tandem.blocks IS 'fingerprints of stretches of consecutive ids, folded from the log';
 INSERT INTO tandem.blocks VALUES ('', 0, decode(repeat('00', 16), 'hex'));
 
 -- The slot of the log that is written, and what was emptied out of it: the highest transaction, and how often. Written
@@ -85,6 +127,7 @@ CREATE TABLE tandem.log_state (
     times_emptied bigint NOT NULL DEFAULT 0,
     slot_since timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE tandem.log_state IS 'the slot of the log that is written, and how far it was emptied';
 INSERT INTO tandem.log_state DEFAULT VALUES;
 
 -- How far the log is in the blocks, with which secret, and how many blocks did not add up and were mended.
@@ -97,6 +140,7 @@ CREATE TABLE tandem.fold_state (
     mended_at timestamptz,
     mended_block text COLLATE "C"
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE tandem.fold_state IS 'how far the log is in the blocks';
 INSERT INTO tandem.fold_state DEFAULT VALUES;
 
 CREATE TABLE tandem.links (
@@ -124,6 +168,8 @@ CREATE TABLE tandem.links (
     redis_waiting bigint,
     redis_waiting_since timestamptz
 ) WITH (fillfactor = 50);
+
+COMMENT ON TABLE tandem.links IS 'the links to Redis; tandem.links() shows them without their addresses';
 
 -- Runs of checks. A run has a row of its own, so that nobody waits for who checks inside a longer transaction; the
 -- manager keeps the last of each link.
@@ -208,6 +254,34 @@ CREATE TYPE tandem.item AS (
     audit jsonb
 );
 
+COMMENT ON TYPE tandem.item IS 'an item as get, scan and their kin show it';
+
+CREATE TYPE tandem.link_state AS (
+    name text,
+    mode text,
+    prefix text,
+    direction text,
+    paused boolean,
+    state text,
+    pulled bigint,
+    pushed bigint,
+    waiting bigint,
+    last_error text,
+    last_error_at timestamptz,
+    check_every interval,
+    last_check_at timestamptz,
+    last_check_answer text,
+    last_check_reason text,
+    last_check_differences bigint,
+    last_check_repaired bigint,
+    last_check_ranges bigint,
+    last_check_bytes bigint
+);
+COMMENT ON TYPE tandem.link_state IS 'what tandem.links() tells of a link';
+
+CREATE TYPE tandem.fact AS (name text, value text);
+COMMENT ON TYPE tandem.fact IS 'a line of tandem.status()';
+
 CREATE TYPE tandem.standing AS (
     id text,
     status text,
@@ -218,6 +292,8 @@ CREATE TYPE tandem.standing AS (
     access_count bigint,
     last_accessed bigint
 );
+
+COMMENT ON TYPE tandem.standing IS 'what tandem.item_status() tells of an item';
 
 -- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored. The condition is
 -- put at the end of a query over the table, which is how the items themselves get into it.

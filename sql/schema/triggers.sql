@@ -55,10 +55,12 @@ CREATE TRIGGER tandem_route BEFORE INSERT ON tandem.routes
     FOR EACH ROW EXECUTE FUNCTION tandem.restore_route();
 
 CREATE FUNCTION tandem.routes() RETURNS TABLE (prefix text, table_name text, items_estimate bigint)
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT r.prefix, r.table_name, greatest(c.reltuples, 0)::bigint
     FROM tandem.routes r
     LEFT JOIN pg_catalog.pg_class c ON c.relname = r.table_name AND c.relnamespace = 'tandem'::regnamespace
-    ORDER BY r.prefix
-$$;
+    ORDER BY r.prefix;
+END;
 COMMENT ON FUNCTION tandem.routes IS 'prefixes with a table of their own; items_estimate counts what is in that table, 0 until it is analysed';
+COMMENT ON FUNCTION tandem.restore_items IS 'takes what a dump brings on to the items';
+COMMENT ON FUNCTION tandem.restore_route IS 'makes the tables of a route that a dump brings';

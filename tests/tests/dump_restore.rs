@@ -1,5 +1,5 @@
 //! A dump in each form carries what is tandem's into a new cluster, whose link waits to be told that it may take over; and
-//! DROP EXTENSION leaves nothing behind but the roles, which are the whole cluster's.
+//! DROP EXTENSION leaves nothing behind but an empty schema, and the roles, which are the whole cluster's.
 
 use postgres::Client;
 use std::path::Path;
@@ -133,7 +133,7 @@ fn a_dropped_extension_leaves_nothing_behind() {
         "SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = to_regnamespace('tandem') \
          UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = to_regnamespace('tandem') OR prosrc LIKE '%tandem%' \
          UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = to_regnamespace('tandem') \
-         UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE '%tandem%' \
+         UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE '%tandem%' AND nspname <> 'tandem' \
          UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgname LIKE '%tandem%' \
          UNION ALL SELECT 'extension ' || extname FROM pg_extension WHERE extname = 'tandem'",
     )

@@ -241,7 +241,13 @@ fn rights_are_those_of_items_and_routing_is_the_owners() {
     for statement in ["SELECT tandem.route('b:', 'b_items')", "SELECT tandem.unroute('a:')"] {
         assert_eq!(refused(&mut client, statement).0, "42501", "{statement}");
     }
-    run(&mut client, "INSERT INTO tandem.a_items (id, payload) VALUES ('a:1', '1')");
+    // By its own name the table has none of the policies that items may have.
+    for statement in
+        ["SELECT * FROM tandem.a_items", "INSERT INTO tandem.a_items (id, payload) VALUES ('a:1', '1')"]
+    {
+        assert_eq!(refused(&mut client, statement).0, "42501", "{statement}");
+    }
+    run(&mut client, "INSERT INTO tandem.items (id, payload) VALUES ('a:1', '1')");
     run(&mut client, "UPDATE tandem.items SET payload = '2' WHERE id = 'a:1'");
     assert_eq!(refused(&mut client, "TRUNCATE tandem.a_items").0, "42501");
     run(&mut client, "RESET ROLE");

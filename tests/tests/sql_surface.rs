@@ -355,3 +355,34 @@ fn kept_statements_survive_changes_of_the_schema() {
     assert_eq!(value::<i64>(&mut client, "SELECT version FROM tandem.items"), 1);
     check_postgres(&mut client, "after the extension was made anew");
 }
+
+/// Only an item under the id itself means that somebody was first.
+#[test]
+fn get_or_put_ends_where_another_unique_index_refuses() {
+    let (mut client, _) = database();
+    run(
+        &mut client,
+        "CREATE UNIQUE INDEX ON tandem.items_default ((payload->>'email')); SET statement_timeout = '30s'; \
+         SELECT tandem.get_or_put('a', '{\"email\": \"x\"}')",
+    );
+    is_refused(&mut client, "SELECT tandem.get_or_put('b', '{\"email\": \"x\"}')", "23505", "duplicate key");
+    // A trigger that lets nothing in does not make it turn round for ever either.
+    run(
+        &mut client,
+        "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+         CREATE TRIGGER z BEFORE INSERT ON tandem.items FOR EACH ROW EXECUTE FUNCTION public.nothing()",
+    );
+    refused(&mut client, "SELECT tandem.get_or_put('c', '1')");
+    let payload: String = value(&mut client, "SELECT g.payload::text FROM tandem.get_or_put('a', '1') g");
+    assert_eq!(payload, "{\"email\": \"x\"}");
+    assert_eq!(value::<i64>(&mut client, "SELECT tandem.count()"), 1);
+}
+
+/// A query by id over the function is as good as one over the table.
+#[test]
+fn get_is_taken_into_the_query_that_calls_it() {
+    let (mut client, _) = database();
+    let text = plan(&mut client, "SELECT payload FROM tandem.get('a')");
+    assert!(text.contains("Index Scan") && !text.contains("Function Scan"), "{text}");
+    assert!(rows(&mut client, "SELECT * FROM tandem.get(NULL)").is_empty());
+}

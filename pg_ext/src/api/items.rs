@@ -1,13 +1,13 @@
 //! Single items: put, put_binary, merge, delete, set_state, move_state, apply, touch.
 
 use super::arguments::{JsonbText, Options, given, given_id};
-use crate::error::{Outcome, answer};
+use crate::error::{Failure, Outcome, answer};
 use crate::planning::{self, update_kept};
 use crate::settings;
 use crate::store::{self, Done};
 use pgrx::prelude::*;
 use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest, StateRequest};
-use tandem_shared::{Digest, PayloadHash};
+use tandem_shared::{Digest, Error, PayloadHash};
 
 type Written = (i64, Option<String>, Option<String>, bool);
 
@@ -222,4 +222,65 @@ fn touch(id: Option<&str>) -> bool {
             Spi::connect_mut(|client| Ok(!update_kept(client, TOUCH, &[id.into()])?.is_empty()))
         })
     })())
+}
+
+const STORED: &str = "SELECT tandem.item_of(i) FROM tandem.items i WHERE i.id = $1";
+
+type Item = PgHeapTuple<'static, pgrx::AllocatedByRust>;
+
+/// The item as it is at this moment: what others have just written counts, so it is read as an update reads.
+fn stored(id: &str) -> Outcome<Option<Item>> {
+    planning::by_index(|| {
+        Spi::connect_mut(|client| {
+            let rows = update_kept(client, STORED, &[id.into()])?;
+            Ok(rows.into_iter().next().map(|row| row.get::<Item>(1)).transpose()?.flatten())
+        })
+    })
+}
+
+/// Turns of who finds an item that is gone again when it is read. Nobody is that unlucky.
+const TURNS_MAX: u32 = 100;
+
+fn run_get_or_put(id: Option<&str>, payload: Option<&str>, options: &Options<'_>) -> Outcome<Item> {
+    let (id, payload) = (given_id(id)?, given("payload", payload)?);
+    let bounds = settings::content_bounds();
+    let request = options.with(|options| PutRequest::parse(payload.as_bytes(), options, bounds))?;
+    for turn in 1.. {
+        if let Some(item) = stored(id)? {
+            return Ok(item);
+        }
+        match store::run_one(id, Operation::Put(request.clone())) {
+            // What another unique index of the table refuses is no item of this id, and ends the statement.
+            Err(Failure::Rule(Error::Exists { .. })) if turn < TURNS_MAX => {}
+            written => {
+                written?;
+            }
+        }
+    }
+    Err(Error::corrupt("get_or_put", "it gave no answer").into())
+}
+
+/// The item, written first if there is none. Errors: as TANDEM.GETORPUT.
+#[pg_extern(
+    volatile,
+    parallel_unsafe,
+    sql = r#"
+CREATE FUNCTION tandem.get_or_put(id text, payload text, state text DEFAULT NULL, audit text DEFAULT NULL,
+    type text DEFAULT NULL, local boolean DEFAULT false)
+RETURNS tandem.item
+VOLATILE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+COMMENT ON FUNCTION tandem.get_or_put IS 'the item, written first if there is none; of many callers at once exactly one writes';
+"#
+)]
+fn get_or_put(
+    id: Option<&str>,
+    payload: Option<&str>,
+    state: Option<&str>,
+    audit: Option<&str>,
+    content_type: Option<&str>,
+    local: Option<bool>,
+) -> pgrx::composite_type!('static, "tandem.item") {
+    let if_absent = Some(true);
+    let options = Options { content_type, state, if_absent, audit, local, ..Options::default() };
+    answer(run_get_or_put(id, payload, &options))
 }

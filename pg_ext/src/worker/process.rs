@@ -19,7 +19,6 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"lock_timeout", c"0"),
     (c"statement_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
-    #[cfg(not(feature = "pg13"))]
     (c"idle_session_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
