@@ -19,6 +19,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use tandem_shared::{ContentType, Digest, Error, Fingerprint, Version};
 use tombstones::{Arrival, Settled};
+pub use tombstones::{Removal, of_ids as tombstones_of};
 pub use tuple::table_of_tandem;
 use tuple::{Call, Columns, Row, is_replica, same};
 

@@ -6,12 +6,13 @@
 //! tombstone of an id that has no row looks for rows after it, likewise. So at least one of two that meet sees the
 //! other.
 
-use super::tuple::table_of_tandem;
+use super::tuple::{table_of_tandem, with_json_text};
 use crate::error::Outcome;
 use crate::planning;
 use pgrx::prelude::*;
 use std::num::NonZeroUsize;
 use tandem_shared::error::shown;
+use tandem_shared::id::utf8;
 use tandem_shared::{Audit, Error, Result, Version};
 
 /// The table, open and locked until the end of the transaction.
@@ -51,9 +52,13 @@ impl Table {
                 let header = &*(*tuple).t_data;
                 let is_frozen =
                     u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
+                let audit = NonZeroUsize::new(4)
+                    .and_then(|column| pgrx::htup::heap_getattr_raw(tuple, column, (*self.0).rd_att))
+                    .and_then(|audit| with_json_text(audit, |text| Ok(utf8("audit", text)?.to_owned())).ok());
                 Tombstone {
                     version: number(2),
                     timestamp: number(3),
+                    audit,
                     place: (*tuple).t_self,
                     made_by: (!is_frozen).then_some(header.t_choice.t_heap.t_xmin),
                 }
@@ -74,6 +79,7 @@ impl Drop for Table {
 struct Tombstone {
     version: i64,
     timestamp: i64,
+    audit: Option<String>,
     place: pg_sys::ItemPointerData,
     /// The transaction that has stored it, unless that is long ago.
     made_by: Option<pg_sys::TransactionId>,
@@ -102,18 +108,54 @@ fn snapshot_of(kind: pg_sys::SnapshotType::Type) -> pg_sys::SnapshotData {
     pg_sys::SnapshotData { snapshot_type: kind, ..Default::default() }
 }
 
+/// A removal that this transaction sees.
+pub struct Removal {
+    /// The version.
+    pub version: i64,
+    /// The timestamp.
+    pub timestamp: i64,
+    /// The audit object as text.
+    pub audit: Option<String>,
+}
+
+/// The tombstones of ids, each beside its id.
+pub fn of_ids<'a>(ids: &[&'a str]) -> Result<Vec<(&'a str, Removal)>> {
+    let table = Table::open(pg_sys::AccessShareLock)?;
+    if ids.is_empty() || table.is_empty() {
+        return Ok(Vec::new());
+    }
+    let seen = Seen::now();
+    let found = |id: &&'a str| {
+        let found = table.find(id.into_datum()?, seen.0)?;
+        let Tombstone { version, timestamp, audit, .. } = found;
+        Some((*id, Removal { version, timestamp, audit }))
+    };
+    Ok(ids.iter().filter_map(found).collect())
+}
+
 /// The version of the tombstone of an id (a text), for a row that is about to come.
 pub fn version_of(id: pg_sys::Datum) -> Result<Option<i64>> {
     let table = Table::open(pg_sys::AccessShareLock)?;
     if table.is_empty() {
         return Ok(None);
     }
-    // SAFETY: inside a transaction; the snapshot is registered for the time of the look.
-    unsafe {
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
-        let found = table.find(id, snapshot);
-        pg_sys::UnregisterSnapshot(snapshot);
-        Ok(found.map(|found| found.version))
+    Ok(table.find(id, Seen::now().0).map(|found| found.version))
+}
+
+/// The newest snapshot that the transaction may use.
+struct Seen(pg_sys::Snapshot);
+
+impl Seen {
+    fn now() -> Seen {
+        // SAFETY: inside a transaction; released on drop, and by the transaction's end after an error.
+        Seen(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        // SAFETY: registered in `now`.
+        unsafe { pg_sys::UnregisterSnapshot(self.0) };
     }
 }
 

@@ -295,7 +295,12 @@ pub fn is_binding(id: &str, head: &Head<'_>) -> Outcome<bool> {
     if !head.is_tombstone() || head.timestamp >= settings::tombstone_retention().bound_since(now()) {
         return Ok(true);
     }
-    Ok(Spi::get_one_with_args::<bool>("SELECT tandem.is_taken($1)", &[id.into()])? != Some(true))
+    // A plain read: it must not take a number of a transaction, which a standby has none of.
+    let is_taken = Spi::connect(|client| {
+        let rows = client.select("SELECT tandem.is_taken($1)", None, &[id.into()])?;
+        rows.first().get_one::<bool>()
+    })?;
+    Ok(is_taken != Some(true))
 }
 
 /// Records a revision that lost against another one of its version elsewhere.

@@ -1,5 +1,6 @@
 //! Reading current revisions: the head of each under lock for a decision, or whole for a link.
 
+use crate::capture::{Removal, tombstones_of};
 use crate::error::Outcome;
 use crate::planning::{self, select_kept, update_kept};
 use crate::snapshot;
@@ -123,12 +124,6 @@ const LOCK_ONE: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, 
         i.payload_hash, i.local, CASE WHEN $2 THEN i.payload::text END \
     FROM tandem.items i WHERE i.id = $1 FOR UPDATE";
 
-const TOMBSTONE: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text \
-    FROM tandem.tombstones t WHERE t.id = $1";
-
-const TOMBSTONES: &str = "SELECT t.id, t.version, t.\"timestamp\", t.audit::text \
-    FROM tandem.tombstones t WHERE t.id = ANY($1)";
-
 /// Reads the current revisions of ids and locks the rows of those that live, in the order of the ids, so that two
 /// batches do not wait for each other. What is not there cannot be locked: the primary key decides between two
 /// first writers.
@@ -160,14 +155,9 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
         Some(local) => local && wanted.below,
     };
     let missing: Vec<&str> = wanted.iter().filter(is_missing).map(|wanted| wanted.id).collect();
-    let rows = match missing.as_slice() {
-        [] => return Ok(current),
-        [one] => update_kept(client, TOMBSTONE, &[(*one).into()])?,
-        _ => update_kept(client, TOMBSTONES, &[missing.into()])?,
-    };
-    for row in rows {
-        let stored = Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, None)?;
-        current.entry(row.get::<String>(1)?.unwrap_or_default()).or_default().tombstone = Some(stored);
+    for (id, Removal { version, timestamp, audit }) in tombstones_of(&missing)? {
+        let stored = Stored::new(Some(version), Some(timestamp), audit.as_deref(), None)?;
+        current.entry(id.to_owned()).or_default().tombstone = Some(stored);
     }
     Ok(current)
 }
