@@ -112,6 +112,7 @@ LANGUAGE sql STABLE BEGIN ATOMIC
     UNION ALL SELECT 'root', tandem.merkle_root()
     UNION ALL SELECT 'tombstones', (SELECT count(*)::text FROM tandem.tombstones)
     UNION ALL SELECT 'blocks', (SELECT count(*)::text FROM tandem.blocks)
+    UNION ALL SELECT 'mended_blocks', (SELECT f.mended::text FROM tandem.fold_state f)
     UNION ALL SELECT 'pending_folds', tandem.dirty_count()::text
     UNION ALL SELECT 'conflicts', (SELECT count(*)::text FROM tandem.conflicts)
     UNION ALL SELECT 'dead_letters', (SELECT count(*)::text FROM tandem.dead_letters)

@@ -10,6 +10,7 @@ use super::tuple::{table_of_tandem, with_json_text};
 use crate::error::Outcome;
 use crate::planning;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
@@ -133,10 +134,32 @@ pub fn of_ids<'a>(ids: &[&'a str]) -> Result<Vec<(&'a str, Removal)>> {
     Ok(ids.iter().filter_map(found).collect())
 }
 
-/// The version of the tombstone of an id (a text), for a row that is about to come.
+thread_local! {
+    /// The transaction that has found the table empty, 0 for none.
+    static EMPTY_IN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The number of the present transaction in this session, which it has from its beginning on.
+fn transaction() -> u32 {
+    // SAFETY: a plain read of the backend's own entry.
+    unsafe {
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return (*pg_sys::MyProc).vxid.lxid;
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        return (*pg_sys::MyProc).lxid;
+    }
+}
+
+/// The version of the tombstone of an id (a text), for a row that is about to come. Whether
+/// there is any tombstone at all is looked up once a transaction: what is removed meanwhile is found once the row is in.
 pub fn version_of(id: pg_sys::Datum) -> Result<Option<i64>> {
+    let transaction = transaction();
+    if EMPTY_IN.get() == transaction {
+        return Ok(None);
+    }
     let table = Table::open(pg_sys::AccessShareLock)?;
     if table.is_empty() {
+        EMPTY_IN.set(transaction);
         return Ok(None);
     }
     Ok(table.find(id, Seen::now().0).map(|found| found.version))
@@ -247,6 +270,7 @@ fn delete(table: &Table, mut place: pg_sys::ItemPointerData) -> bool {
 /// Stores the tombstone of an item whose row is deleted in this transaction.
 pub fn put(id: pg_sys::Datum, version: i64, timestamp: i64, audit: Option<&Audit>) -> Outcome<()> {
     let table = Table::open(pg_sys::RowExclusiveLock)?;
+    EMPTY_IN.set(0);
     let mut own = snapshot_of(pg_sys::SnapshotType::SNAPSHOT_SELF);
     let before = if table.is_empty() { None } else { table.find(id, &mut own) };
     if before.as_ref().is_some_and(|before| before.version >= version) {

@@ -10,6 +10,8 @@ use tandem_shared::{Error, Fingerprint};
 
 /// Changes collected before they are written in the middle of a transaction.
 const CHANGES_MAX: usize = 1000;
+/// Changes written by one call of the server: about a page of them.
+const WRITTEN_TOGETHER: usize = 64;
 
 /// A change of an item that links carry.
 pub struct Change {
@@ -169,14 +171,21 @@ fn write(entries: &[&Entry]) -> Outcome<()> {
         let transaction = pg_sys::GetTopFullTransactionId().value as i64;
         let now = pg_sys::GetCurrentTimestamp();
         let indexes = pg_sys::CatalogOpenIndexes(table);
-        let mut slots: Vec<*mut pg_sys::TupleTableSlot> = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let filled = pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsHeapTuple);
-            fill(filled, slot, transaction, now, entry)?;
-            pg_sys::ExecStoreVirtualTuple(filled);
-            slots.push(filled);
+        let new_slot = |_| pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsHeapTuple);
+        let mut slots: Vec<_> = (0..entries.len().min(WRITTEN_TOGETHER)).map(new_slot).collect();
+        for entries in entries.chunks(WRITTEN_TOGETHER) {
+            for (filled, entry) in slots.iter().zip(entries) {
+                pg_sys::ExecClearTuple(*filled);
+                fill(*filled, slot, transaction, now, entry)?;
+                pg_sys::ExecStoreVirtualTuple(*filled);
+            }
+            pg_sys::CatalogTuplesMultiInsertWithInfo(
+                table,
+                slots.as_mut_ptr(),
+                entries.len() as i32,
+                indexes,
+            );
         }
-        pg_sys::CatalogTuplesMultiInsertWithInfo(table, slots.as_mut_ptr(), slots.len() as i32, indexes);
         for filled in slots {
             pg_sys::ExecDropSingleTupleTableSlot(filled);
         }
