@@ -116,17 +116,30 @@ fn kept<'conn>(
     Ok(prepared)
 }
 
+/// Runs `work` so that it fails rather than wait for a lock for long: as long as the caller says, or a few seconds.
+pub fn waiting_for_locks<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: a plain value of this backend.
+    let is_unlimited = unsafe { pg_sys::LockTimeout } == 0;
+    if is_unlimited { with(&[(c"lock_timeout", c"5s")], work) } else { work() }
+}
+
+/// Runs `work` without the ordinary triggers of the tables that it writes. For rows that change their place and nothing else.
+pub fn without_triggers<T>(work: impl FnOnce() -> T) -> T {
+    with(&[(c"session_replication_role", c"replica")], work)
+}
+
 /// Runs `work` with settings of ours, and gives the caller its own back.
 fn with<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -> T {
     // SAFETY: begins a level that `Saved` ends.
     let _saved = Saved(unsafe { pg_sys::NewGUCNestLevel() });
     for (name, value) in settings {
-        // SAFETY: the names are literals of settings that every user may change.
+        // SAFETY: names and values are literals. Who calls may not be allowed to change each of them; the statements that
+        // run under them are this library's.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
                 value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucContext::PGC_SUSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,
                 true,

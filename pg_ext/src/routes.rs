@@ -2,11 +2,16 @@
 //!
 //! The partition of a prefix is a partitioned table, the node: its default partition is the table that was named, and
 //! the nodes of longer prefixes are its other partitions. Node and table change their place in one transaction with
-//! the rows. Moving is no change of an item: versions, hashes and the log stay as they are, as the triggers that would
-//! tell of it are off meanwhile; nobody else writes, for every table of items is locked.
+//! the rows. Moving is no change of an item: rows go from one table to another while neither is a partition, so that
+//! versions, hashes and the log stay as they are, and no trigger and no subscriber hears of it. Nobody else writes, for
+//! every table of items is locked.
+//!
+//! What a table holds is also said by CHECK constraints of its own. Postgres takes them as proof when it makes the table a
+//! partition again, and does not read through it; and a route costs what it moves.
 
 use crate::api::arguments::given;
 use crate::error::{Outcome, answer};
+use crate::planning;
 use crate::store;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier, quote_literal};
@@ -39,6 +44,24 @@ impl Route {
         Place { node: table(&format!("route {}", self.number)), rest: table(&self.table) }
     }
 
+    /// The constraint that the ids of the route are these alone.
+    fn within(&self) -> Outcome<String> {
+        let range = Range::of_prefix(&self.prefix)?;
+        let end = range.end.map_or_else(String::new, |end| format!(" AND id < {}", quote_literal(end)));
+        Ok(format!("CONSTRAINT tandem_within CHECK (id >= {}{end})", quote_literal(range.start)))
+    }
+
+    /// The name of the constraint that a table holds none of them.
+    fn name_without(&self) -> String {
+        format!("\"tandem_without {}\"", self.number)
+    }
+
+    fn without(&self) -> Outcome<String> {
+        let range = Range::of_prefix(&self.prefix)?;
+        let end = range.end.map_or_else(String::new, |end| format!(" OR id >= {}", quote_literal(end)));
+        Ok(format!("CONSTRAINT {} CHECK (id < {}{end})", self.name_without(), quote_literal(range.start)))
+    }
+
     fn bounds(&self) -> Outcome<String> {
         let range = Range::of_prefix(&self.prefix)?;
         let end = range.end.map_or_else(|| "MAXVALUE".to_owned(), quote_literal);
@@ -66,10 +89,31 @@ fn directly_below<'a>(routes: &'a [Route], prefix: &str) -> Vec<&'a Route> {
     routes.iter().filter(below).filter(is_direct).collect()
 }
 
+/// A foreign key to the items holds on to the tables that hold them.
+fn refuse_references(client: &mut SpiClient<'_>) -> Outcome<()> {
+    let found = client.update(
+        "SELECT format('%I of %s', c.conname, c.conrelid::regclass) FROM pg_catalog.pg_constraint c \
+         JOIN pg_catalog.pg_partition_tree('tandem.items') t ON t.relid = c.confrelid \
+         WHERE c.contype = 'f' AND c.conparentid = 0 ORDER BY 1",
+        None,
+        &[],
+    )?;
+    let Some(row) = found.into_iter().next() else { return Ok(()) };
+    Err(Error::invalid(
+        format!("foreign key {}", row.get::<String>(1)?.unwrap_or_default()),
+        "refers to the items, which cannot go to another table then",
+        "drop it, change the routes, and add it again",
+    )
+    .into())
+}
+
 /// Keeps everybody else from the items and returns the routes there are.
 fn begin(client: &mut SpiClient<'_>) -> Outcome<Vec<Route>> {
     store::refuse_read_only(c"a change of routes");
-    client.update("LOCK TABLE tandem.items IN ACCESS EXCLUSIVE MODE", None, &[])?;
+    planning::waiting_for_locks(|| {
+        client.update("LOCK TABLE tandem.items IN ACCESS EXCLUSIVE MODE", None, &[])
+    })?;
+    refuse_references(client)?;
     let mut routes = Vec::new();
     for row in client.update("SELECT r.prefix, r.table_name, r.number FROM tandem.routes r", None, &[])? {
         routes.push(Route {
@@ -128,22 +172,72 @@ fn run(client: &mut SpiClient<'_>, statement: &str) -> Outcome<u64> {
     Ok(client.update(statement, None, &[])?.len() as u64)
 }
 
-/// Runs a statement that moves rows out of an attached table or into it, without a trace in the log. Returns the
-/// number that it counts.
-fn moving(client: &mut SpiClient<'_>, attached: &str, statement: &str) -> Outcome<i64> {
-    run(
-        client,
-        &format!("ALTER TABLE {attached} DISABLE TRIGGER _tandem_capture, DISABLE TRIGGER zz_tandem_row"),
+/// Moves rows between two tables that are no partitions at this moment. Returns how many.
+fn move_rows(client: &mut SpiClient<'_>, from: &str, to: &str, condition: &str) -> Outcome<i64> {
+    let columns = client.update(
+        "SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
+         WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''",
+        None,
+        &[to.into()],
     )?;
-    let moved = client.update(statement, None, &[])?;
+    let columns = columns.first().get_one::<String>()?.unwrap_or_default();
+    // Ordinary triggers are silenced by the setting below, these by name.
+    let mut loud = Vec::new();
+    for row in client.update(
+        "SELECT t.tgrelid::regclass::text, format('%I', t.tgname), t.tgenabled = 'A' FROM pg_catalog.pg_trigger t \
+         WHERE t.tgrelid IN ($1::regclass, $2::regclass) AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')",
+        None,
+        &[from.into(), to.into()],
+    )? {
+        let always = if row.get::<bool>(3)? == Some(true) { "ALWAYS" } else { "REPLICA" };
+        let text = |place: usize| Outcome::Ok(row.get::<String>(place)?.unwrap_or_default());
+        loud.push((text(1)?, text(2)?, always));
+    }
+    for (table, trigger, _) in &loud {
+        run(client, &format!("ALTER TABLE {table} DISABLE TRIGGER {trigger}"))?;
+    }
+    let statement = format!(
+        "WITH moved AS (DELETE FROM ONLY {from} WHERE {condition} RETURNING {columns}), \
+         put AS (INSERT INTO {to} ({columns}) SELECT {columns} FROM moved RETURNING 1) SELECT count(*) FROM put"
+    );
+    let moved = planning::without_triggers(|| client.update(&statement, None, &[]))?;
     let moved = moved.first().get_one::<i64>()?.unwrap_or(0);
-    run(
-        client,
-        &format!(
-            "ALTER TABLE {attached} ENABLE ALWAYS TRIGGER _tandem_capture, ENABLE ALWAYS TRIGGER zz_tandem_row"
-        ),
-    )?;
+    for (table, trigger, always) in &loud {
+        run(client, &format!("ALTER TABLE {table} ENABLE {always} TRIGGER {trigger}"))?;
+    }
     Ok(moved)
+}
+
+/// Says of a table that it holds nothing of a route, which is known to be so: what it held is moved, nobody can have
+/// written since, and to read through the table would tell nothing new.
+fn say_without(client: &mut SpiClient<'_>, table: &str, route: &Route) -> Outcome<()> {
+    run(client, &format!("ALTER TABLE {table} ADD {} NOT VALID", route.without()?))?;
+    client.update(
+        "UPDATE pg_catalog.pg_constraint SET convalidated = true \
+         WHERE conrelid = $1::regclass AND format('%I', conname) = $2",
+        None,
+        &[table.into(), route.name_without().into()],
+    )?;
+    let oid =
+        client.update("SELECT $1::regclass::oid", None, &[table.into()])?.first().get_one::<pg_sys::Oid>()?;
+    // SAFETY: the server's own way to have a table's description read again.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(oid.unwrap_or(pg_sys::InvalidOid)) };
+    Ok(())
+}
+
+fn unsay_without(client: &mut SpiClient<'_>, table: &str, route: &Route) -> Outcome<()> {
+    run(client, &format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}", route.name_without())).map(drop)
+}
+
+/// Makes the table with what no longer prefix takes the default partition of its node, with all of capture.
+fn attach_rest(client: &mut SpiClient<'_>, place: &Place) -> Outcome<()> {
+    run(client, &format!("ALTER TABLE {} ATTACH PARTITION {} DEFAULT", place.node, place.rest))?;
+    let triggers = "ENABLE ALWAYS TRIGGER _tandem_capture, ENABLE ALWAYS TRIGGER zz_tandem_row";
+    run(client, &format!("ALTER TABLE {} {triggers}", place.rest)).map(drop)
+}
+
+fn detach_rest(client: &mut SpiClient<'_>, place: &Place) -> Outcome<()> {
+    run(client, &format!("ALTER TABLE {} DETACH PARTITION {}", place.node, place.rest)).map(drop)
 }
 
 /// Puts the nodes of routes below another one.
@@ -198,31 +292,28 @@ fn make(client: &mut SpiClient<'_>, prefix: &str, name: &str, number: i64, route
     let route = Route { prefix: prefix.to_owned(), table: name.to_owned(), number };
     let (above, own, bounds) = (enclosing(routes, prefix), route.place(), route.bounds()?);
     let (node, rest) = (&own.node, &own.rest);
-    run(
-        client,
-        &format!(
-            "CREATE TABLE {node} (LIKE tandem.items INCLUDING ALL EXCLUDING COMMENTS) PARTITION BY RANGE (id)"
-        ),
-    )?;
+    let below = directly_below(routes, prefix);
+    let shape = "LIKE tandem.items INCLUDING ALL EXCLUDING COMMENTS";
+    run(client, &format!("CREATE TABLE {node} ({shape}) PARTITION BY RANGE (id)"))?;
+    let mut constraints = vec![route.within()?];
+    for other in &below {
+        constraints.push(other.without()?);
+    }
     // The rows come before the indexes, which are made when the table is attached.
-    run(
-        client,
-        &format!(
-            "CREATE TABLE {rest} (LIKE tandem.items INCLUDING ALL EXCLUDING COMMENTS EXCLUDING INDEXES)"
-        ),
-    )?;
+    run(client, &format!("CREATE TABLE {rest} ({shape} EXCLUDING INDEXES, {})", constraints.join(", ")))?;
     let range = Range::of_prefix(prefix)?;
-    let before_end = range.end.map_or_else(String::new, |end| format!("AND id < {}", quote_literal(end)));
-    let take = format!(
-        "WITH moved AS (DELETE FROM {} WHERE id >= {} {before_end} RETURNING *), \
-         put AS (INSERT INTO {rest} SELECT * FROM moved RETURNING 1) SELECT count(*) FROM put",
-        above.rest,
-        quote_literal(range.start)
-    );
-    let moved = moving(client, &above.rest, &take)?;
+    let before_end = range.end.map_or_else(String::new, |end| format!(" AND id < {}", quote_literal(end)));
+    let condition = format!("id >= {}{before_end}", quote_literal(range.start));
+    detach_rest(client, &above)?;
+    let moved = move_rows(client, &above.rest, rest, &condition)?;
+    say_without(client, &above.rest, &route)?;
+    for other in &below {
+        unsay_without(client, &above.rest, other)?;
+    }
+    rehang(client, &below, &above.node, node)?;
     run(client, &format!("ALTER TABLE {node} ATTACH PARTITION {rest} DEFAULT"))?;
-    rehang(client, &directly_below(routes, prefix), &above.node, node)?;
     run(client, &format!("ALTER TABLE {} ATTACH PARTITION {node} {bounds}", above.node))?;
+    attach_rest(client, &above)?;
     for (table, has_rows) in [(node, false), (rest, true)] {
         own_as_items(client, table)?;
         client.update(
@@ -261,15 +352,17 @@ fn unroute(prefix: Option<&str>) -> i64 {
             return Err(Error::NotFound { what: format!("route of prefix {}", shown(prefix)) }.into());
         };
         let (above, own) = (enclosing(&routes, prefix), route.place());
+        let below = directly_below(&routes, prefix);
         run(client, &format!("ALTER TABLE {} DETACH PARTITION {}", above.node, own.node))?;
-        // The table keeps its indexes, and loses the triggers that it has of `items`.
-        run(client, &format!("ALTER TABLE {} DETACH PARTITION {}", own.node, own.rest))?;
-        let give = format!(
-            "WITH put AS (INSERT INTO {} SELECT * FROM {} RETURNING 1) SELECT count(*) FROM put",
-            above.rest, own.rest
-        );
-        let moved = moving(client, &above.rest, &give)?;
-        rehang(client, &directly_below(&routes, prefix), &own.node, &above.node)?;
+        detach_rest(client, &own)?;
+        detach_rest(client, &above)?;
+        unsay_without(client, &above.rest, route)?;
+        let moved = move_rows(client, &own.rest, &above.rest, "true")?;
+        for other in &below {
+            say_without(client, &above.rest, other)?;
+        }
+        rehang(client, &below, &own.node, &above.node)?;
+        attach_rest(client, &above)?;
         for table in [&own.node, &own.rest] {
             run(client, &format!("ALTER EXTENSION tandem DROP TABLE {table}"))?;
             run(client, &format!("DROP TABLE {table}"))?;

@@ -47,9 +47,8 @@ REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tande
     tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;
 
 -- Of a function for triggers nobody needs the right to call it but who makes the trigger. And functions in Rust look up the
--- names in their statements on a path of their own. Those that write items leave the caller's, so that the triggers of
--- others on items find there what they find when items are written with plain SQL: all names in the statements of
--- these match exactly what is in pg_catalog, or have a schema. Those that are called for each row have no statements.
+-- names in their statements on a path of their own. Those that write items, many times a second, set it themselves,
+-- together with what they need of the planner. Those that are called for each row have no statements.
 DO $$
 DECLARE
     f record;

@@ -363,3 +363,150 @@ fn a_dump_carries_routes_and_rows() {
         check_postgres(&mut restored, "after routing in the restored database");
     }
 }
+
+/// Columns, triggers and constraints of others come along, and nobody is told of a move that is no change.
+#[test]
+fn a_move_is_nothing_to_others() {
+    let mut client = database();
+    run(
+        &mut client,
+        "CREATE TABLE owners (name text PRIMARY KEY); INSERT INTO owners VALUES ('x'); \
+         CREATE TABLE fired (what text); \
+         ALTER TABLE tandem.items ADD COLUMN owner text DEFAULT 'x' REFERENCES owners, \
+             ADD COLUMN length integer GENERATED ALWAYS AS (octet_length(id)) STORED, ADD COLUMN dropped text; \
+         ALTER TABLE tandem.items DROP COLUMN dropped; \
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS \
+             $$BEGIN INSERT INTO public.fired VALUES (TG_OP || ' ' || TG_TABLE_NAME); RETURN coalesce(NEW, OLD); END$$",
+    );
+    fill(&mut client);
+    run(
+        &mut client,
+        "CREATE TRIGGER whole AFTER INSERT OR UPDATE OR DELETE ON tandem.items FOR EACH ROW EXECUTE FUNCTION fire(); \
+         CREATE TRIGGER part AFTER INSERT OR UPDATE OR DELETE ON tandem.items_default FOR EACH ROW EXECUTE FUNCTION fire(); \
+         CREATE TRIGGER always BEFORE INSERT OR DELETE ON tandem.items_default FOR EACH STATEMENT EXECUTE FUNCTION fire(); \
+         ALTER TABLE tandem.items_default ENABLE ALWAYS TRIGGER always",
+    );
+    let before = state(&mut client);
+    for (prefix, table) in ROUTES {
+        run(&mut client, &format!("SELECT tandem.route('{prefix}', '{table}')"));
+    }
+    for (prefix, _) in ROUTES {
+        run(&mut client, &format!("SELECT tandem.unroute('{prefix}')"));
+    }
+    assert_eq!(state(&mut client), before);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM fired"), 0);
+    let enabled: String = value(
+        &mut client,
+        "SELECT string_agg(tgname || ' ' || tgenabled::text, ', ' ORDER BY tgname) FROM pg_trigger \
+                            WHERE tgrelid = 'tandem.items_default'::regclass AND NOT tgisinternal",
+    );
+    assert_eq!(enabled, "_tandem_capture A, _tandem_truncate A, always A, part O, whole O, zz_tandem_row A");
+    let left: i64 = value(
+        &mut client,
+        "SELECT count(*) FROM pg_constraint WHERE conname LIKE 'tandem%' AND conrelid = 'tandem.items_default'::regclass",
+    );
+    assert_eq!(left, 0, "nothing of the routes is left");
+    run(
+        &mut client,
+        "SELECT tandem.route('view:', 'view_items'); INSERT INTO tandem.items (id, payload) VALUES ('view:n', '1')",
+    );
+    refused(&mut client, "UPDATE tandem.items SET owner = 'nobody' WHERE id = 'view:n'");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM fired"), 1, "in a routed table triggers fire");
+    check_postgres(&mut client, "after a write of a routed item");
+}
+
+#[test]
+fn who_refers_to_items_loses_nothing() {
+    let mut client = database();
+    fill(&mut client);
+    run(
+        &mut client,
+        "CREATE TABLE likes (id text REFERENCES tandem.items ON DELETE CASCADE); \
+         INSERT INTO likes VALUES ('view:users:1'), ('a1')",
+    );
+    let (code, text) = refused(&mut client, "SELECT tandem.route('view:', 'view_items')");
+    assert!(code == "22023" && text.contains("likes_id_fkey") && text.contains("likes"), "{text}");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM likes"), 2);
+    run(
+        &mut client,
+        "ALTER TABLE likes DROP CONSTRAINT likes_id_fkey; SELECT tandem.route('view:', 'view_items'); \
+         ALTER TABLE likes ADD CONSTRAINT likes_id_fkey FOREIGN KEY (id) REFERENCES tandem.items ON DELETE CASCADE",
+    );
+    refused(&mut client, "SELECT tandem.unroute('view:')");
+    run(&mut client, "DELETE FROM tandem.items WHERE id = 'view:users:1'");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM likes"), 1);
+}
+
+/// The table that holds everything else is not read through: what is left in it is proven by constraints.
+#[test]
+fn the_rest_is_not_scanned() {
+    let mut client = database();
+    fill(&mut client);
+    let name: String = value(&mut client, "SELECT current_database()::text");
+    let mut steps: Vec<String> =
+        ROUTES.iter().map(|(prefix, table)| format!("SELECT tandem.route('{prefix}', '{table}')")).collect();
+    // Between two that are there.
+    steps.push("SELECT tandem.unroute('view:users:')".to_owned());
+    steps.push("SELECT tandem.route('view:users:', 'users_again')".to_owned());
+    steps.push("SELECT tandem.unroute('view:')".to_owned());
+    for step in steps {
+        let output = Command::new(client_program("psql"))
+            .args(words(&name))
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-c", "SET client_min_messages = debug1", "-c", &step])
+            .output()
+            .expect("psql starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{step}: {said}");
+        assert!(said.contains("implied by existing constraints"), "{step}: {said}");
+        assert!(!said.contains("verifying table"), "{step}: {said}");
+        check_postgres(&mut client, &step);
+    }
+}
+
+#[test]
+fn a_route_does_not_wait_for_ever_for_who_reads() {
+    let mut client = database();
+    fill(&mut client);
+    let name: String = value(&mut client, "SELECT current_database()::text");
+    let mut reader = server().connect_as("postgres", &name);
+    run(&mut reader, "BEGIN; SELECT count(*) FROM tandem.items");
+    assert_eq!(refused(&mut client, "SELECT tandem.route('view:', 'view_items')").0, "55P03");
+    run(&mut client, "SET lock_timeout = '50ms'");
+    assert_eq!(refused(&mut client, "SELECT tandem.route('view:', 'view_items')").0, "55P03");
+    run(&mut reader, "COMMIT");
+    run(&mut client, "SELECT tandem.route('view:', 'view_items')");
+    assert_eq!(value::<String>(&mut client, "SHOW lock_timeout"), "50ms");
+}
+
+#[test]
+fn subscribers_hear_nothing_of_a_move() {
+    let settings = vec!["wal_level = logical".to_owned()];
+    let postgres = Postgres::start(&Options { settings, ..Options::default() });
+    let mut client = postgres.connect();
+    run(&mut client, "CREATE EXTENSION tandem");
+    fill(&mut client);
+    run(
+        &mut client,
+        "CREATE PUBLICATION items FOR TABLE tandem.items WITH (publish_via_partition_root = true); \
+         CREATE PUBLICATION parts FOR TABLE tandem.items",
+    );
+    run(&mut client, "SELECT pg_create_logical_replication_slot('s', 'pgoutput')");
+    let heard = |client: &mut Client, publication: &str| -> i64 {
+        value(
+            client,
+            &format!(
+                "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('s', NULL, NULL, 'proto_version', '1', \
+                 'publication_names', '{publication}') WHERE chr(get_byte(data, 0)) IN ('I', 'U', 'D', 'T')"
+            ),
+        )
+    };
+    for (prefix, table) in ROUTES {
+        run(&mut client, &format!("SELECT tandem.route('{prefix}', '{table}')"));
+    }
+    run(&mut client, "SELECT tandem.unroute('view:users:')");
+    for publication in ["items", "parts"] {
+        assert_eq!(heard(&mut client, publication), 0, "by {publication}");
+    }
+    run(&mut client, "UPDATE tandem.items SET payload = '5' WHERE id IN ('view:users:1', 'view:1', 'a1')");
+    assert_eq!(heard(&mut client, "items"), 2, "a change in a routed table is heard");
+}
