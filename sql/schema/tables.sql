@@ -136,6 +136,9 @@ CREATE TABLE tandem.fold_state (
     position text NOT NULL DEFAULT '0',
     key_check bytea,
     has_large boolean NOT NULL DEFAULT false,
+    -- The sum of all blocks, so that a hash of everything reads no block.
+    count bigint NOT NULL DEFAULT 0,
+    sum bytea NOT NULL DEFAULT decode(repeat('00', 16), 'hex') CHECK (octet_length(sum) = 16),
     mended bigint NOT NULL DEFAULT 0,
     mended_at timestamptz,
     mended_block text COLLATE "C"

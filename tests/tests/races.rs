@@ -256,3 +256,13 @@ fn an_older_moment_keeps_its_hash_when_the_log_is_emptied() {
     run(&mut first, "COMMIT");
     sound(&mut first, "at the end");
 }
+
+#[test]
+fn a_transaction_may_write_and_drop_the_extension() {
+    let (mut first, _) = sessions();
+    run(&mut first, "BEGIN; SELECT tandem.put('a', '[1]'); DROP EXTENSION tandem CASCADE; COMMIT");
+    run(&mut first, "CREATE EXTENSION tandem");
+    run(&mut first, "SELECT tandem.put('a', '[1]')");
+    assert_eq!(version(&mut first, "a"), 1);
+    sound(&mut first, "in the new extension");
+}

@@ -173,7 +173,10 @@ const UNCAPTURED: &str = "SELECT format('table %s: trigger %s is not enabled alw
     WHERE (p.isleaf OR t.name <> '_tandem_truncate') AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g \
         WHERE g.tgrelid = p.relid AND g.tgname = t.name AND g.tgenabled = 'A') \
     UNION ALL SELECT 'tandem.digest_secret is not the one that the blocks were made with; run tandem.rebuild_blocks()' \
-        FROM tandem.fold_state f WHERE f.key_check <> $1";
+        FROM tandem.fold_state f WHERE f.key_check <> $1 \
+    UNION ALL SELECT 'the sum of all blocks counts ' || f.count || ' items, the blocks count ' || k.count \
+            || '; tandem.rebuild_blocks() mends it' \
+        FROM tandem.fold_state f, (SELECT coalesce(sum(b.count), 0) AS count FROM tandem.blocks b) k WHERE f.count <> k.count";
 
 /// Tables whose triggers do not all fire, and blocks of another secret.
 fn uncaptured() -> Outcome<Vec<String>> {

@@ -158,8 +158,11 @@ unsafe extern "C-unwind" fn subtransaction_ends(
     });
 }
 
-/// Writes changes into the present slot.
+/// Writes changes into the present slot. Where this transaction has dropped the extension there is none, nor any item.
 fn write(entries: &[&Entry]) -> Outcome<()> {
+    if table_of_tandem(c"log_state").is_err() {
+        return Ok(());
+    }
     let slot = super::rotate::present_slot()?;
     let name = super::rotate::table_of(slot);
     let number = table_of_tandem(&name)?;

@@ -55,13 +55,14 @@ pub fn fold_pending() -> Outcome<i64> {
 /// Where the fold stands, with its row locked; `None` if another session folds.
 fn lock_state(client: &mut SpiClient<'_>, wait: bool) -> Outcome<Option<State>> {
     let lock = if wait {
-        "SELECT f.position, f.has_large FROM tandem.fold_state f FOR UPDATE"
+        "SELECT f.position, f.has_large, f.count, f.sum FROM tandem.fold_state f FOR UPDATE"
     } else {
-        "SELECT f.position, f.has_large FROM tandem.fold_state f FOR UPDATE SKIP LOCKED"
+        "SELECT f.position, f.has_large, f.count, f.sum FROM tandem.fold_state f FOR UPDATE SKIP LOCKED"
     };
     let Some(row) = client.update(lock, None, &[])?.into_iter().next() else { return Ok(None) };
     let position = Position::parse(row.get::<&str>(1)?.unwrap_or_default())?;
-    Ok(Some(State { position, has_large: row.get::<bool>(2)? == Some(true) }))
+    let total = block(None, row.get(3)?, row.get(4)?)?.fingerprint;
+    Ok(Some(State { position, has_large: row.get::<bool>(2)? == Some(true), total }))
 }
 
 /// The row of `tandem.fold_state`.
@@ -70,6 +71,8 @@ struct State {
     position: Position,
     /// A fold has left blocks that are to be cut.
     has_large: bool,
+    /// The sum of all blocks.
+    total: Fingerprint,
 }
 
 /// What this transaction has changed itself is left for the folds that follow: more of it may come.
@@ -115,7 +118,7 @@ pub fn delta(id: Option<String>, count: Option<i16>, sum: Option<&[u8]>) -> Resu
 
 fn fold_batch(max_rows: i64) -> Outcome<i64> {
     Spi::connect_mut(|client| {
-        let Some(State { position, mut has_large }) = lock_state(client, false)? else { return Ok(0) };
+        let Some(State { position, mut has_large, total }) = lock_state(client, false)? else { return Ok(0) };
         let Unfolded { mut changes, end, is_cut } = unfolded(client, &position, max_rows)?;
         if changes.is_empty() && !has_large {
             return Ok(0);
@@ -132,6 +135,7 @@ fn fold_batch(max_rows: i64) -> Outcome<i64> {
             None,
             &[end.to_string().into(), settings::digest_key().check().to_vec().into(), has_large.into()],
         )?;
+        store_total(client, total + changes.iter().map(|delta| delta.change).sum())?;
         // A cut reads what is not folded yet. While more is waiting that would be the whole backlog for each block, so
         // the batch that ends a backlog cuts what all before it made too large.
         if has_large && !is_cut && cut_large(client)? {
@@ -140,6 +144,24 @@ fn fold_batch(max_rows: i64) -> Outcome<i64> {
         merge_small(client, &changed)?;
         Ok(count)
     })
+}
+
+fn store_total(client: &mut SpiClient<'_>, total: Fingerprint) -> Outcome<()> {
+    client.update(
+        "UPDATE tandem.fold_state SET count = $1, sum = $2",
+        None,
+        &[(total.count() as i64).into(), total.sum().to_vec().into()],
+    )?;
+    Ok(())
+}
+
+/// Adds all blocks up anew, after some were mended.
+fn add_up(client: &mut SpiClient<'_>) -> Outcome<()> {
+    let mut total = Fingerprint::EMPTY;
+    for row in client.select("SELECT k.count, k.sum FROM tandem.blocks k", None, &[])? {
+        total += block(None, row.get(1)?, row.get(2)?)?.fingerprint;
+    }
+    store_total(client, total)
 }
 
 /// Cuts blocks that are too large, some pages of them. Returns whether none is left.
@@ -269,10 +291,8 @@ fn cut_block(client: &mut SpiClient<'_>, block: &Block) -> Outcome<()> {
         return store_blocks(client, &cut_front(block, &page.entries, &page.unfolded, &page.past));
     }
     let (pieces, adds_up) = cut(block, &page.entries, &page.unfolded);
-    if !adds_up {
-        note_mended(client, &block.first, 1)?;
-    }
-    store_blocks(client, &pieces)
+    store_blocks(client, &pieces)?;
+    if adds_up { Ok(()) } else { note_mended(client, &block.first, 1) }
 }
 
 fn note_mended(client: &mut SpiClient<'_>, first: &str, count: i64) -> Outcome<()> {
@@ -284,7 +304,7 @@ fn note_mended(client: &mut SpiClient<'_>, first: &str, count: i64) -> Outcome<(
         None,
         &[count.into(), first.into()],
     )?;
-    Ok(())
+    add_up(client)
 }
 
 /// A block that is not the sum of its items less what is not folded.
@@ -494,6 +514,7 @@ fn rebuild() -> Outcome<i64> {
             for page in blocks.chunks(10_000) {
                 store_blocks(client, page)?;
             }
+            store_total(client, blocks.iter().map(|block| block.fingerprint).sum())?;
             client.update(
                 "UPDATE tandem.fold_state SET position = $1, key_check = $2",
                 None,
