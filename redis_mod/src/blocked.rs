@@ -2,8 +2,10 @@
 //! links have taken what was written before; and those around ids that are fetched: users until theirs are there, the
 //! links' readers in `TANDEM.LINK WANTED` until there are any.
 //!
-//! Redis keeps a blocked client's handle alive after a time-out or a disconnect until it is unblocked once, so
-//! whoever takes a handle out of the list here unblocks it, and nobody else does.
+//! Redis keeps a blocked client's handle alive after a disconnect until it is unblocked once, so whoever takes a handle
+//! out of the list here unblocks it, and nobody else does. Redis is told of no time-out: where one passes in the moment in
+//! which the client is unblocked, Redis 7.0 and early versions of 7.2 throw the reply away. A timer of ours takes out of
+//! the list whoever has waited long enough, so that there is one way out of it, and one reply.
 
 use crate::clients::Written;
 use crate::commands::fill::answer_wanted;
@@ -17,7 +19,9 @@ use crate::reading::Reading;
 use crate::reply::Reply;
 use redis_module::{Context, RedisString, raw};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
+use std::time::{Duration, Instant};
 
 /// What a client waits for.
 pub enum Awaited {
@@ -37,9 +41,23 @@ struct Blocked {
     client: *mut raw::RedisModuleBlockedClient,
     database: i32,
     awaited: Awaited,
+    /// When it has waited long enough.
+    deadline: Option<Instant>,
+    /// It has.
+    is_late: bool,
+}
+
+/// When who has waited long enough; handles tell apart those of one moment.
+#[derive(Default)]
+struct Deadlines {
+    all: BTreeSet<(Instant, usize)>,
+    /// A timer runs out at that time, or before it.
+    armed: Option<Instant>,
 }
 
 thread_local! {
+    static DEADLINES: RefCell<Deadlines> = RefCell::default();
+
     /// Those that wait for writes and acknowledgements; for ids that are fetched, which may be many; and for ids to
     /// fetch. Each is woken for its own reason, and no write looks through the others.
     static BLOCKED: RefCell<[Vec<Blocked>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
@@ -143,23 +161,27 @@ fn run_again(client: *mut raw::RedisModuleBlockedClient, database: i32, waiting:
 
 /// Blocks the client until what it waits for is there or the time has passed; 0 waits for ever.
 pub fn block(context: &Context, database: i32, awaited: Awaited, timeout_ms: u64) {
-    let timeout_ms = i64::try_from(timeout_ms).unwrap_or(i64::MAX);
     // SAFETY: the callbacks have the API's signatures and live as long as the module.
     let client = unsafe {
-        raw::RedisModule_BlockClient.map(|block| {
-            block(context.get_raw(), Some(on_reply), Some(on_timeout), Some(free_blocked), timeout_ms)
-        })
+        raw::RedisModule_BlockClient
+            .map(|block| block(context.get_raw(), Some(on_reply), None, Some(free_blocked), 0))
     };
     let Some(client) = client.filter(|client| !client.is_null()) else { return };
     // SAFETY: the handle was just made.
     unsafe { raw::RedisModule_SetDisconnectCallback.map(|set| set(client, Some(on_disconnect))) };
+    let time = Duration::from_millis(timeout_ms);
+    let deadline = (timeout_ms > 0).then(|| Instant::now().checked_add(time)).flatten();
+    if let Some(deadline) = deadline {
+        DEADLINES.with_borrow_mut(|deadlines| deadlines.all.insert((deadline, client.addr())));
+        arm(context);
+    }
     BLOCKED.with_borrow_mut(|[others, readers, askers]| {
         let list = match &awaited {
             Awaited::Fetched(_) => readers,
             Awaited::Wants(..) => askers,
             Awaited::Pull(_) | Awaited::Taken(_) | Awaited::Answered => others,
         };
-        list.push(Blocked { client, database, awaited });
+        list.push(Blocked { client, database, awaited, deadline, is_late: false });
     });
 }
 
@@ -212,6 +234,7 @@ fn wake_of(database: i32, list: fn(&mut [Vec<Blocked>; 3]) -> &mut Vec<Blocked>)
     });
     for mut blocked in woken {
         let client = blocked.client;
+        forget_deadline(&blocked);
         if let Awaited::Fetched(waiting) = &blocked.awaited {
             run_again(client, blocked.database, waiting);
             blocked.awaited = Awaited::Answered;
@@ -226,13 +249,70 @@ fn unblock(client: *mut raw::RedisModuleBlockedClient, private: *mut c_void) {
     unsafe { raw::RedisModule_UnblockClient.map(|unblock| unblock(client, private)) };
 }
 
-fn take(client: *mut raw::RedisModuleBlockedClient) -> Option<Blocked> {
-    BLOCKED.with_borrow_mut(|lists| {
+/// Takes a client out of the lists.
+fn take(is_it: impl Fn(&Blocked) -> bool) -> Option<Blocked> {
+    let taken = BLOCKED.with_borrow_mut(|lists| {
         lists.iter_mut().find_map(|blocked| {
-            let position = blocked.iter().position(|entry| entry.client == client)?;
+            let position = blocked.iter().position(&is_it)?;
             Some(blocked.swap_remove(position))
         })
+    });
+    taken.inspect(forget_deadline)
+}
+
+/// Whether a reader of a link waits for ids.
+fn has_asker(database: i32, link: &str) -> bool {
+    BLOCKED.with_borrow(|[_, _, askers]| {
+        askers.iter().any(|client| match &client.awaited {
+            Awaited::Wants(name, _) => client.database == database && **name == *link,
+            _ => false,
+        })
     })
+}
+
+fn forget_deadline(blocked: &Blocked) {
+    if let Some(deadline) = blocked.deadline {
+        DEADLINES.with_borrow_mut(|deadlines| deadlines.all.remove(&(deadline, blocked.client.addr())));
+    }
+}
+
+/// Sees to it that a timer runs out when the first deadline has come.
+fn arm(context: &Context) {
+    let first = DEADLINES.with_borrow_mut(|deadlines| {
+        let first = deadlines.all.first().map(|(deadline, _)| *deadline)?;
+        if deadlines.armed.is_some_and(|armed| armed <= first) {
+            return None;
+        }
+        deadlines.armed = Some(first);
+        Some(first)
+    });
+    if let Some(first) = first {
+        // Rounded up, so that the deadline has come when it runs out.
+        let time = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        context.create_timer(time, on_timer, first);
+    }
+}
+
+/// Answers those who have waited long enough.
+fn on_timer(context: &Context, armed: Instant) {
+    caught("the time-out of blocked clients", (), || {
+        let now = Instant::now();
+        let due = DEADLINES.with_borrow_mut(|deadlines| {
+            // One that was armed for an earlier deadline is still to come.
+            if deadlines.armed == Some(armed) {
+                deadlines.armed = None;
+            }
+            let later = deadlines.all.split_off(&(now, usize::MAX));
+            std::mem::replace(&mut deadlines.all, later)
+        });
+        for (_, client) in due {
+            if let Some(mut blocked) = take(|entry| entry.client.addr() == client) {
+                blocked.is_late = true;
+                unblock(blocked.client, Box::into_raw(Box::new(blocked)).cast());
+            }
+        }
+        arm(context);
+    });
 }
 
 unsafe extern "C" fn on_reply(
@@ -248,26 +328,10 @@ unsafe extern "C" fn on_reply(
                 .and_then(|get| get(context).cast::<Blocked>().as_ref())
         };
         match private {
-            Some(blocked) => blocked.awaited.reply(&Context::new(context), blocked.database),
-            None => Reply::from_raw(context).array(0),
-        }
-    });
-    raw::Status::Ok as c_int
-}
-
-unsafe extern "C" fn on_timeout(
-    context: *mut raw::RedisModuleCtx,
-    _: *mut *mut raw::RedisModuleString,
-    _: c_int,
-) -> c_int {
-    caught("a blocked client's time-out", (), || {
-        // SAFETY: inside a time-out callback the context knows its handle.
-        let client = unsafe { raw::RedisModule_GetBlockedClientHandle.map(|get| get(context)) };
-        match client.and_then(take) {
-            Some(blocked) => {
+            Some(blocked) if blocked.is_late => {
                 blocked.awaited.reply_late(&Context::new(context), blocked.database);
-                unblock(blocked.client, std::ptr::null_mut());
             }
+            Some(blocked) => blocked.awaited.reply(&Context::new(context), blocked.database),
             None => Reply::from_raw(context).array(0),
         }
     });
@@ -276,8 +340,10 @@ unsafe extern "C" fn on_timeout(
 
 unsafe extern "C" fn on_disconnect(_: *mut raw::RedisModuleCtx, client: *mut raw::RedisModuleBlockedClient) {
     caught("a blocked client's disconnect", (), || {
-        let Some(blocked) = take(client) else { return };
-        if let Awaited::Wants(link, _) = &blocked.awaited {
+        let Some(blocked) = take(|entry| entry.client == client) else { return };
+        if let Awaited::Wants(link, _) = &blocked.awaited
+            && !has_asker(blocked.database, link)
+        {
             let _ = engine::with_database(blocked.database, |database| {
                 database.readings.get_mut(link).map(Reading::lost)
             });

@@ -26,7 +26,7 @@ pub fn attachment(link: &str) -> Attachment {
         link: link.to_owned(),
         key_check: hex(&DigestKey::new(b"").check()),
         retention: Retention::of_ms(7 * 24 * 3_600_000),
-        owner: Owner { cluster: "a test".into(), timeline: 1, database: 1 },
+        owner: Owner { cluster: "a-test".into(), timeline: 1, database: 1 },
         scope: Scope::everything(),
         is_check: false,
     }
