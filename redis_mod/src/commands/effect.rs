@@ -101,7 +101,8 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             engine::with_database(database, |database| database.pending.tombstones_under_way(name, page))?;
         }
         "WITHHELD" => {
-            let (id, version) = (args.text("id")?, Version::parse(args.text("version")?)?);
+            let id = args.text("id")?;
+            let version = Version::new(args.unsigned("version")?.into())?;
             engine::with_database(database, |database| database.withhold(id, version))?;
         }
         "EXPIRED" => {
