@@ -121,7 +121,8 @@ fn what_postgres_refuses_is_not_called_durable() {
     ask(&mut commands, &["TANDEM.PUT", "good", "2"]);
     assert_eq!(ask_number(&mut commands, &["TANDEM.WAIT", "0"]), 1, "that is another write");
     assert_eq!(status(&mut commands, "bad"), word("refused"));
-    run(&mut client, "ALTER TABLE tandem.items DROP CONSTRAINT no_bad");
+    run(&mut client, "ALTER TABLE tandem.items DROP CONSTRAINT no_bad; SELECT tandem.retry_dead_letters()");
+    wait::until("Redis hears that it was taken", DEADLINE, || status(&mut commands, "bad") == word("synced"));
     ask(&mut commands, &["TANDEM.PUT", "bad", "2"]);
     assert_eq!(ask_number(&mut commands, &["TANDEM.WAIT", "0"]), 1);
     assert_eq!(status(&mut commands, "bad"), word("synced"));
