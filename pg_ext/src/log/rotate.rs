@@ -110,6 +110,10 @@ fn is_old(client: &SpiClient<'_>) -> Outcome<bool> {
 
 /// Empties a slot, if everybody is past all of it and nobody reads or writes it at this moment.
 fn empty(client: &mut SpiClient<'_>, slot: i16) -> Outcome<bool> {
+    // Before the lock, which takes a number of a transaction and is told to standbys.
+    if !snapshot::of_this_moment(|| is_read(client, slot))? {
+        return Ok(false);
+    }
     let number = table_of_tandem(&table_of(slot))?;
     // SAFETY: the table is there. Whoever wrote it and has not ended yet holds it.
     let is_locked = unsafe {
