@@ -60,6 +60,16 @@ extension_sql_file!(
     name = "triggers",
     requires = ["functions", routes::make_route]
 );
+extension_sql_file!(
+    "../../sql/schema/restore.sql",
+    name = "restore",
+    requires = ["triggers", routes::make_route]
+);
+extension_sql_file!(
+    "../../sql/schema/ddl.sql",
+    name = "ddl",
+    requires = ["triggers", "restore", routes::is_routing]
+);
 extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 
 /// Called by Postgres when it loads the library.

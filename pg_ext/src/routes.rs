@@ -15,6 +15,7 @@ use crate::planning;
 use crate::store;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier, quote_literal};
+use std::cell::Cell;
 use tandem_shared::error::shown;
 use tandem_shared::{Error, Range};
 
@@ -107,6 +108,10 @@ fn refuse_references(client: &mut SpiClient<'_>) -> Outcome<()> {
     .into())
 }
 
+/// Those that have their tables: rows that a dump brought while triggers were off have none yet.
+const ROUTES: &str = "SELECT r.prefix, r.table_name, r.number FROM tandem.routes r \
+    WHERE to_regclass(format('tandem.%I', 'route ' || r.number)) IS NOT NULL";
+
 /// Keeps everybody else from the items and returns the routes there are.
 fn begin(client: &mut SpiClient<'_>) -> Outcome<Vec<Route>> {
     store::refuse_read_only(c"a change of routes");
@@ -115,7 +120,7 @@ fn begin(client: &mut SpiClient<'_>) -> Outcome<Vec<Route>> {
     })?;
     refuse_references(client)?;
     let mut routes = Vec::new();
-    for row in client.update("SELECT r.prefix, r.table_name, r.number FROM tandem.routes r", None, &[])? {
+    for row in client.update(ROUTES, None, &[])? {
         routes.push(Route {
             prefix: row.get::<String>(1)?.unwrap_or_default(),
             table: row.get::<String>(2)?.unwrap_or_default(),
@@ -250,10 +255,38 @@ fn rehang(client: &mut SpiClient<'_>, routes: &[&Route], from: &str, to: &str) -
     Ok(())
 }
 
+thread_local! {
+    static ROUTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether tandem itself is changing the tables at this moment.
+#[pg_extern(volatile, parallel_unsafe)]
+fn is_routing() -> bool {
+    ROUTING.get()
+}
+
+/// Changes routes; what is done to the tables meanwhile is tandem's own doing.
+fn routing<T>(work: impl FnOnce(&mut SpiClient<'_>) -> Outcome<T>) -> Outcome<T> {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ROUTING.set(self.0);
+        }
+    }
+    let before = Before(ROUTING.replace(true));
+    let done = Spi::connect_mut(|client| {
+        let done = work(client)?;
+        client.update("SELECT tandem.note_parts()", None, &[])?;
+        Ok(done)
+    });
+    drop(before);
+    done
+}
+
 /// Routes the ids under a prefix to a new table. Returns how many items moved there. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn route(prefix: Option<&str>, table_name: Option<&str>) -> i64 {
-    answer(Spi::connect_mut(|client| {
+    answer(routing(|client| {
         let (prefix, table_name) = (given("prefix", prefix)?, given("table_name", table_name)?);
         let routes = begin(client)?;
         let number = routes.iter().map(|route| route.number).max().unwrap_or(0) + 1;
@@ -270,7 +303,7 @@ fn route(prefix: Option<&str>, table_name: Option<&str>) -> i64 {
 /// Makes the tables of a row of `tandem.routes`, unless they are there. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn make_route(prefix: Option<&str>, table_name: Option<&str>, number: Option<i64>) {
-    answer(Spi::connect_mut(|client| -> Outcome<()> {
+    answer(routing(|client| -> Outcome<()> {
         let (prefix, table_name) = (given("prefix", prefix)?, given("table_name", table_name)?);
         let number = given("number", number)?;
         let routes = begin(client)?;
@@ -345,7 +378,7 @@ fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
 /// moved. Errors: `NOTFOUND`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn unroute(prefix: Option<&str>) -> i64 {
-    answer(Spi::connect_mut(|client| {
+    answer(routing(|client| {
         let prefix = given("prefix", prefix)?;
         let routes = begin(client)?;
         let Some(route) = routes.iter().find(|route| route.prefix == prefix) else {

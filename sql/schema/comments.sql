@@ -65,3 +65,4 @@ COMMENT ON FUNCTION tandem.range_end IS 'the least text after everything that be
 COMMENT ON FUNCTION tandem.page_limit IS 'the limit of a page, 100 if it is NULL';
 COMMENT ON FUNCTION tandem.now_ms IS 'milliseconds since 1970 by the server''s clock';
 COMMENT ON FUNCTION tandem.digest IS 'the digest of a live item; its hex is the etag';
+COMMENT ON FUNCTION tandem.is_routing IS 'whether tandem itself is changing the tables of items at this moment';

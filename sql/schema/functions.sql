@@ -1,24 +1,24 @@
 -- Functions that are plain SQL over the tables and the helpers in Rust. Callers use their own rights. The names in their
 -- bodies are bound here, once, so that nothing of a caller's path takes the place of what is meant.
 
-CREATE FUNCTION tandem.item_of(i tandem.items) RETURNS tandem.item
+-- Of columns and not of a row, as a body that is bound to a row's type would forbid to change the type of a column.
+CREATE FUNCTION tandem.item_of(id text, version bigint, "timestamp" bigint, state text, payload jsonb, payload_blob bytea,
+    payload_hash bytea, audit jsonb) RETURNS tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
-    SELECT ROW(i.id, i.version, i."timestamp", i.state, CASE WHEN i.payload_blob IS NOT NULL THEN 'binary' WHEN i.payload IS NOT NULL THEN 'json' END,
-        i.payload, i.payload_blob, encode(i.payload_hash, 'hex'),
-        encode(tandem.digest(i.version, i.id, i.state, i.payload IS NOT NULL, i.payload_hash), 'hex'),
-        i.audit)::tandem.item;
+    SELECT ROW($1, $2, $3, $4, CASE WHEN $6 IS NOT NULL THEN 'binary' WHEN $5 IS NOT NULL THEN 'json' END,
+        $5, $6, encode($7, 'hex'), encode(tandem.digest($2, $1, $4, $5 IS NOT NULL, $7), 'hex'), $8)::tandem.item;
 END;
 COMMENT ON FUNCTION tandem.item_of IS 'a row of items as its reader sees it';
 
 CREATE FUNCTION tandem.get(id text) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 BEGIN ATOMIC
-    SELECT (tandem.item_of(i)).* FROM tandem.items i WHERE i.id = tandem.check_id($1);
+    SELECT (tandem.item_of(i.id, i.version, i."timestamp", i.state, i.payload, i.payload_blob, i.payload_hash, i.audit)).* FROM tandem.items i WHERE i.id = tandem.check_id($1);
 END;
 COMMENT ON FUNCTION tandem.get IS 'the item under an id, no row if there is none';
 
 CREATE FUNCTION tandem.get_many(ids text[]) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
-    SELECT (tandem.item_of(i)).*
+    SELECT (tandem.item_of(i.id, i.version, i."timestamp", i.state, i.payload, i.payload_blob, i.payload_hash, i.audit)).*
     FROM unnest(ids) WITH ORDINALITY AS asked (id, place)
     LEFT JOIN tandem.items i ON i.id = tandem.check_id(asked.id)
     ORDER BY asked.place;
@@ -43,7 +43,7 @@ COMMENT ON FUNCTION tandem.exists_many IS 'for each id whether an item lives und
 -- is made even if there is no row to compare.
 CREATE FUNCTION tandem.scan(prefix text, after text DEFAULT NULL, lim bigint DEFAULT NULL) RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
-    SELECT (tandem.item_of(i)).* FROM tandem.items i
+    SELECT (tandem.item_of(i.id, i.version, i."timestamp", i.state, i.payload, i.payload_blob, i.payload_hash, i.audit)).* FROM tandem.items i
     WHERE tandem.check_prefix(prefix) IS NOT NULL AND i.id >= tandem.check_prefix(prefix)
       AND i.id < tandem.range_end(prefix) AND i.id > coalesce(after, '')
     ORDER BY i.id LIMIT tandem.page_limit(lim);
@@ -72,7 +72,7 @@ COMMENT ON FUNCTION tandem.list_state IS 'a page of the ids of a state, in byte 
 CREATE FUNCTION tandem.get_state(state text, after text DEFAULT NULL, lim bigint DEFAULT NULL)
 RETURNS SETOF tandem.item
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
-    SELECT (tandem.item_of(i)).* FROM tandem.items i
+    SELECT (tandem.item_of(i.id, i.version, i."timestamp", i.state, i.payload, i.payload_blob, i.payload_hash, i.audit)).* FROM tandem.items i
     WHERE tandem.check_state($1) IS NOT NULL AND (i.state, i.id) > (tandem.check_state($1), coalesce(after, ''))
       AND i.state <= tandem.check_state($1)
     ORDER BY i.state, i.id LIMIT tandem.page_limit(lim);

@@ -25,13 +25,15 @@ BEGIN
 END
 $$;
 GRANT USAGE ON SCHEMA tandem TO tandem_reader, tandem_writer;
-GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.fold_state,
+GRANT SELECT ON tandem.items, tandem.tombstones, tandem.changes, tandem.blocks, tandem.log_state, tandem.fold_state, tandem.doubts,
     tandem.routes, tandem.checks, tandem.reports, tandem.check_progress, tandem.link_status
     TO tandem_reader, tandem_writer;
 -- A revision that lost or was set aside is content, which the policies of items may hide.
 GRANT SELECT (seq, id, version, recorded_at, origin) ON tandem.conflicts TO tandem_reader, tandem_writer;
 GRANT SELECT (seq, link, direction, id, reason, recorded_at, attempts, tried_at, retry) ON tandem.dead_letters
     TO tandem_reader, tandem_writer;
+-- Whether a restore left anything there.
+GRANT SELECT (id) ON tandem.restored_items, tandem.restored_columns TO tandem_reader, tandem_writer;
 -- Tables of routes are reached through the items, as those have the policies.
 GRANT INSERT, UPDATE, DELETE ON tandem.items TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.
@@ -41,7 +43,8 @@ GRANT SELECT (name, prefix, mode, direction, needs_check, log_position) ON tande
 REVOKE EXECUTE ON FUNCTION tandem.reconcile(text, text, boolean, bigint),
     tandem.reconcile_peers(text, text, text, boolean, bigint), tandem.link_nodes(text) FROM PUBLIC;
 -- Tables are made and dropped by the extension's owner.
-REVOKE EXECUTE ON FUNCTION tandem.route(text, text), tandem.unroute(text), tandem.make_route(text, text, bigint),
+REVOKE EXECUTE ON FUNCTION tandem.restore_items(), tandem.restore_columns(), tandem.note_doubt(text, text), tandem.note_parts(),
+    tandem.route(text, text), tandem.unroute(text), tandem.make_route(text, text, bigint),
     tandem.add_triggers(regclass, boolean), tandem.forget_checks(integer), tandem.fold(bigint), tandem.rotate_log(),
     tandem.rebuild_blocks(), tandem.mend_blocks(text),
     tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;

@@ -74,9 +74,24 @@ CREATE TABLE tandem.routes (
 COMMENT ON TABLE tandem.routes IS 'prefixes of ids that have a table of their own; written by tandem.route and tandem.unroute';
 
 -- Always empty. A dump writes all items under this name, as it does not know the tables of routes, and what a
--- restore puts here goes on to items.
-CREATE TABLE tandem.restored_items (LIKE tandem.items);
+-- restore puts here goes on to items. `more` has the values of columns that users added to items.
+CREATE TABLE tandem.restored_items (LIKE tandem.items, more jsonb);
 COMMENT ON TABLE tandem.restored_items IS 'the door by which a dump brings items in; empty';
+
+-- Values that a dump brings for columns that are not there.
+CREATE TABLE tandem.restored_columns (id text COLLATE "C" PRIMARY KEY, more jsonb NOT NULL);
+COMMENT ON TABLE tandem.restored_columns IS 'values that a dump brought for columns that items does not have';
+
+-- The tables below items that tandem has heard of, and what was done to them that the log does not tell of.
+CREATE TABLE tandem.parts (relid oid PRIMARY KEY);
+COMMENT ON TABLE tandem.parts IS 'the tables that hold items';
+CREATE TABLE tandem.doubts (
+    about text NOT NULL,
+    reason text NOT NULL,
+    noted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (about, reason)
+);
+COMMENT ON TABLE tandem.doubts IS 'what was done to tables of items past the log since the blocks were rebuilt';
 
 CREATE TABLE tandem.tombstones (
     id text COLLATE "C" PRIMARY KEY,
@@ -300,8 +315,11 @@ COMMENT ON TYPE tandem.standing IS 'what tandem.item_status() tells of an item';
 
 -- Data that a dump carries; log, blocks and positions are made anew by capture when it is restored. The condition is
 -- put at the end of a query over the table, which is how the items themselves get into it.
-SELECT pg_catalog.pg_extension_config_dump('tandem.restored_items', 'WHERE false UNION ALL SELECT id, version, '
-    '"timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed FROM tandem.items');
+SELECT pg_catalog.pg_extension_config_dump('tandem.restored_items', 'WHERE false UNION ALL SELECT i.id, i.version, '
+    'i."timestamp", i.payload_hash, i.payload, i.payload_blob, i.audit, i.state, i.local, i.access_count, i.last_accessed, '
+    'CASE WHEN (SELECT count(*) > 11 FROM pg_catalog.pg_attribute a WHERE a.attrelid = ''tandem.items''::regclass '
+    'AND a.attnum > 0 AND NOT a.attisdropped) THEN tandem.more_of(to_jsonb(i)) END FROM tandem.items i');
+SELECT pg_catalog.pg_extension_config_dump('tandem.restored_columns', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.routes', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');

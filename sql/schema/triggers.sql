@@ -29,31 +29,6 @@ END
 $$;
 SELECT tandem.add_triggers('tandem.items_default', true);
 
-CREATE FUNCTION tandem.restore_items() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO tandem.items (id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local,
-        access_count, last_accessed)
-    SELECT id, version, "timestamp", payload_hash, payload, payload_blob, audit, state, local, access_count, last_accessed
-    FROM new_rows;
-    DELETE FROM tandem.restored_items;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER tandem_restore AFTER INSERT ON tandem.restored_items
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION tandem.restore_items();
-
--- A row that comes by tandem.route, or out of a dump, makes its route.
-CREATE FUNCTION tandem.restore_route() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM tandem.make_route(NEW.prefix, NEW.table_name, NEW.number);
-    RETURN NEW;
-END
-$$;
-CREATE TRIGGER tandem_route BEFORE INSERT ON tandem.routes
-    FOR EACH ROW EXECUTE FUNCTION tandem.restore_route();
-
 CREATE FUNCTION tandem.routes() RETURNS TABLE (prefix text, table_name text, items_estimate bigint)
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT r.prefix, r.table_name, greatest(c.reltuples, 0)::bigint
@@ -62,5 +37,3 @@ LANGUAGE sql STABLE BEGIN ATOMIC
     ORDER BY r.prefix;
 END;
 COMMENT ON FUNCTION tandem.routes IS 'prefixes with a table of their own; items_estimate counts what is in that table, 0 until it is analysed';
-COMMENT ON FUNCTION tandem.restore_items IS 'takes what a dump brings on to the items';
-COMMENT ON FUNCTION tandem.restore_route IS 'makes the tables of a route that a dump brings';

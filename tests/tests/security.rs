@@ -663,9 +663,13 @@ const CLOSED: &[&str] = &[
     "link_nodes",
     "make_route",
     "mend_blocks",
+    "note_doubt",
+    "note_parts",
     "rebuild_blocks",
     "reconcile",
     "reconcile_peers",
+    "restore_columns",
+    "restore_items",
     "rotate_log",
     "route",
     "unroute",
@@ -679,12 +683,15 @@ const GRANTED: &str = "
     checks: SELECT
     conflicts: SELECT(id origin recorded_at seq version)
     dead_letters: SELECT(attempts direction id link reason recorded_at retry seq tried_at)
+    doubts: SELECT
     fold_state: SELECT
     items: SELECT
     link_status: SELECT
     links: SELECT(direction log_position mode name needs_check prefix)
     log_state: SELECT
     reports: SELECT
+    restored_columns: SELECT(id)
+    restored_items: SELECT(id)
     routes: SELECT
     schema: USAGE
     tombstones: SELECT
@@ -718,7 +725,8 @@ fn everything_has_a_comment() {
 
 #[test]
 fn members_that_the_roles_had_before_are_named() {
-    let postgres = Postgres::start(&Options::default());
+    let settings = vec!["tandem.databases = ''".to_owned()];
+    let postgres = Postgres::start(&Options { settings, ..Options::default() });
     let mut owner = postgres.connect();
     run(&mut owner, "CREATE ROLE tandem_writer; CREATE ROLE eve LOGIN; GRANT tandem_writer TO eve");
     let said = notices(&postgres, "CREATE EXTENSION tandem");

@@ -224,7 +224,8 @@ fn touch(id: Option<&str>) -> bool {
     })())
 }
 
-const STORED: &str = "SELECT tandem.item_of(i) FROM tandem.items i WHERE i.id = $1";
+const STORED: &str = "SELECT tandem.item_of(i.id, i.version, i.\"timestamp\", i.state, i.payload, i.payload_blob, \
+    i.payload_hash, i.audit) FROM tandem.items i WHERE i.id = $1";
 
 type Item = PgHeapTuple<'static, pgrx::AllocatedByRust>;
 

@@ -60,6 +60,7 @@ pgrx::extension_sql_file!(
         routes::route,
         routes::unroute,
         routes::make_route,
+        routes::is_routing,
         rows::check_id,
         rows::check_prefix,
         rows::check_state,

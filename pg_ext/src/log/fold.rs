@@ -511,6 +511,7 @@ fn rebuild() -> Outcome<i64> {
                 None => super::end()?,
             };
             client.update("DELETE FROM tandem.blocks", None, &[])?;
+            client.update("DELETE FROM tandem.doubts", None, &[])?;
             for page in blocks.chunks(10_000) {
                 store_blocks(client, page)?;
             }
