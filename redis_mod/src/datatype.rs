@@ -11,7 +11,9 @@ use redis_module::{RedisString, logging, raw};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI64, Ordering};
+use tandem_shared::codec::Source;
 use tandem_shared::digest;
+use tandem_shared::id::id_of_key;
 
 /// Format of what follows in RDB; each one ever shipped keeps its reader.
 const ENCODING: i32 = 1;
@@ -53,7 +55,9 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             return null_mut();
         }
         let Ok(buffer) = raw::load_string_buffer(io) else { return null_mut() };
-        match Item::decode(buffer.as_ref()) {
+        // What RESTORE brings is a client's word; what a file or a full synchronisation brings was written by a server.
+        let is_loading = engine::with(|engine| engine.is_loading).unwrap_or_default();
+        match Item::decode(buffer.as_ref(), if is_loading { Source::Own } else { Source::Foreign }) {
             Ok(item) => {
                 // SAFETY: the names that Redis gives live as long as the callback.
                 let (name, database) = unsafe {
@@ -63,7 +67,7 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
                     )
                 };
                 if let Some(name) = name.filter(|name| !name.is_null())
-                    && let Ok(id) = std::str::from_utf8(RedisString::string_as_slice(name))
+                    && let Some(id) = id_of_key(RedisString::string_as_slice(name))
                 {
                     events::item_read(database, id, &item);
                 }
@@ -136,7 +140,7 @@ unsafe extern "C" fn unlink2(options: *mut raw::RedisModuleKeyOptCtx, value: *co
     };
     caught("dropping an item", (), || {
         let Some(name) = name.filter(|name| !name.is_null()) else { return };
-        if let Ok(id) = std::str::from_utf8(RedisString::string_as_slice(name)) {
+        if let Some(id) = id_of_key(RedisString::string_as_slice(name)) {
             events::item_unlinked(database, id, item);
         }
     });

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::time::Duration;
+use tandem_shared::codec::{self, Source};
 use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
@@ -150,6 +151,15 @@ impl Database {
         self.pending.dropped_version(id).is_some() || self.withheld.contains_key(id) || is_aside()
     }
 
+    /// The highest version known of an id other than by the item that is there.
+    pub fn version_besides(&self, id: &str) -> Option<Version> {
+        let tombstone = self.tombstones.get(id).map(|tombstone| tombstone.version);
+        let aside = self.pending.get(id).into_iter().flat_map(|waiting| &waiting.aside);
+        let aside = aside.filter_map(|encoded| codec::decode(encoded, Source::Own).ok());
+        let aside = aside.map(|revision| revision.version).max();
+        tombstone.max(aside).max(self.absent_version(id))
+    }
+
     /// The version from which a write counts on where no item, and no tombstone, is: that which the copy had, or else
     /// the highest of those which it may have had. The latter is bounded, as one id must not use up the versions of
     /// all.
@@ -282,6 +292,16 @@ fn page_of(index: &Index, range: &Range, state: Option<&str>, limit: usize) -> V
     ids.map(|(id, _)| id.to_owned()).collect()
 }
 
+/// An item that has arrived at a key by RENAME, COPY, RESTORE or MOVE.
+pub struct Arrival {
+    /// Where.
+    pub database: i32,
+    /// Its id.
+    pub id: Box<str>,
+    /// It is to have a version after this one.
+    pub above: Version,
+}
+
 /// How often evicted items had been read: whether the memory limit throws out what is in use.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Evictions {
@@ -365,6 +385,8 @@ pub struct Engine {
     pub read: Option<Read>,
     /// The AOF was begun anew without the books, which are to be written into it.
     pub books_are_due: bool,
+    /// Items that have arrived at keys without a command of ours, with the versions that they are to come after.
+    pub arrivals: Vec<Arrival>,
     /// A file is being loaded.
     pub is_loading: bool,
     /// Ids that had expired when they were loaded, with their databases: replicas are to be told.
@@ -399,6 +421,7 @@ thread_local! {
         last_left: None,
         read: None,
         books_are_due: false,
+        arrivals: Vec::new(),
         is_loading: false,
         expired_unloaded: Vec::new(),
         kept_for: None,

@@ -2,15 +2,16 @@
 //! `new` and `loaded`, removals from the type's `unlink2` (the one callback that every removal by key passes),
 //! wholesale changes from the server events FLUSHDB and SWAPDB.
 
-use crate::engine::{self, Engine, Left, Read, Remains};
+use crate::engine::{self, Arrival, Engine, Left, Read, Remains};
 use crate::guard::caught;
 use crate::item::Item;
 use crate::keys;
 use crate::store::{Gone, selected};
-use crate::{blocked, past, persist, retention};
+use crate::{arrivals, blocked, past, persist, retention};
 use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
 use tandem_shared::codec;
+use tandem_shared::id::id_of_key;
 
 /// A key was added, or a copy expired.
 pub fn on_keyspace(context: &Context, _: NotifyEvent, event: &str, key: &[u8]) {
@@ -27,7 +28,7 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
     if !matches!(engine::with(|engine| engine.own_write), Ok(false)) {
         return;
     }
-    let Ok(id) = std::str::from_utf8(key) else { return };
+    let Some(id) = id_of_key(key) else { return };
     let database = selected(context);
     let name = RedisString::create_from_slice(context.get_raw(), key);
     let found = keys::with_named_item(context, id, &name, keys::look(), |item| {
@@ -37,19 +38,36 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
                 Some(read) => read.copy.map(|(digest, _)| digest),
                 None => item.revision.digest(&engine.key, id),
             };
-            let database = engine.databases.entry(database).or_default();
+            let above = digest
+                .filter(|_| is_new && !item.local())
+                .and_then(|digest| arrivals::above(engine, database, id, (item.revision.version, digest)));
+            let books = engine.databases.entry(database).or_default();
             if let Some(digest) = digest {
-                database.inserted(id, &item.head(), digest);
+                books.inserted(id, &item.head(), digest);
+            }
+            if let Some(above) = above.filter(|_| !engine.is_loading && is_master(context)) {
+                engine.arrivals.push(Arrival { database, id: id.into(), above });
+                return true;
             }
             if is_new && !item.local() {
                 // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.
-                database.pending.written(id, None, None);
+                books.pending.written(id, None, None);
+                if above.is_none() {
+                    books.tombstones.remove(id);
+                }
             }
+            false
         })
     });
-    if is_new && matches!(found, Ok(Some(_))) {
-        blocked::wake(database);
+    match found {
+        Ok(Some(Ok(true))) => arrivals::settle_soon(context),
+        Ok(Some(_)) if is_new => blocked::wake(database),
+        _ => {}
     }
+}
+
+fn is_master(context: &Context) -> bool {
+    context.get_flags().contains(ContextFlags::MASTER)
 }
 
 /// The item that has just left its key, if it is this one, and was shared.
@@ -61,7 +79,7 @@ fn take_left(database: i32, id: &str) -> Option<Remains> {
 
 /// An expired copy is meant to be gone: no link is to bring it back.
 fn expired(context: &Context, key: &[u8]) {
-    let Ok(id) = std::str::from_utf8(key) else { return };
+    let Some(id) = id_of_key(key) else { return };
     let number = selected(context);
     let Some((version, copy)) = take_left(number, id) else { return };
     let told = engine::with_database(number, |database| {
@@ -109,9 +127,8 @@ pub fn item_unlinked(number: i32, id: &str, item: &Item) {
         let digest = database.left(id, item.local());
         let state = item.head().live.map_or("", |live| live.state);
         let copy = digest.filter(|_| !item.local()).map(|digest| (digest, state));
-        // An expiry, or an eviction, is announced afterwards.
-        let remains =
-            copy.filter(|_| database.pending.has_links()).map(|(digest, state)| (digest, state.into()));
+        // An expiry, or an eviction, is announced afterwards, and what comes in its place.
+        let remains = copy.map(|(digest, state)| (digest, state.into()));
         let shared = (!item.local()).then_some((item.revision.version, remains));
         engine.last_left = Some(Left { database: number, id: id.into(), reads: item.accesses(), shared });
         if item.local() {

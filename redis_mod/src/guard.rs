@@ -1,5 +1,6 @@
 //! No panic reaches the server: every callback runs inside [`caught`].
 
+use crate::arrivals;
 use crate::engine;
 use crate::reply::Reply;
 use redis_module::{Context, RedisResult, RedisString, RedisValue, logging, raw};
@@ -34,7 +35,10 @@ pub fn run_and_reply(context: &Context, args: Vec<RedisString>, handler: Handler
 }
 
 fn run(context: &Context, args: Vec<RedisString>, handler: Handler) -> RedisValue {
-    let result = catch_unwind(AssertUnwindSafe(|| handler(context, args)));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        arrivals::settle(context);
+        handler(context, args)
+    }));
     let outcome = result.unwrap_or_else(|_| {
         note_panic("a command");
         Err(Error::corrupt("module", "a command failed half-way (see the server log)"))

@@ -70,12 +70,12 @@ impl Item {
         out
     }
 
-    /// Reads what [`Item::encode`] wrote. Errors: `CORRUPT`.
-    pub fn decode(bytes: &[u8]) -> Result<Item> {
+    /// Reads what [`Item::encode`] wrote. Errors: `CORRUPT`; from elsewhere also `TOOLARGE` and `INVALID`.
+    pub fn decode(bytes: &[u8], source: Source) -> Result<Item> {
         let Some((flags, encoded)) = bytes.split_first().filter(|(flags, _)| **flags <= LOCAL) else {
             return Err(Error::corrupt("item", "its flags are not known"));
         };
-        let revision = codec::decode(encoded, Source::Own)?;
+        let revision = codec::decode(encoded, source)?;
         if revision.head().is_tombstone() {
             return Err(Error::corrupt("item", "it is a tombstone"));
         }
@@ -105,13 +105,13 @@ mod tests {
         for local in [false, true] {
             let item = Item::new(revision.clone(), local);
             item.touch();
-            let again = Item::decode(&item.encode()).unwrap();
+            let again = Item::decode(&item.encode(), Source::Own).unwrap();
             assert_eq!((again.revision.clone(), again.local()), (revision.clone(), local));
             assert_eq!((item.accesses(), again.accesses()), (1, 0));
             assert!(item.last_access_ms().is_some());
         }
         let mut bytes = Item::new(revision, false).encode();
         bytes[0] = 9;
-        assert!(Item::decode(&bytes).is_err() && Item::decode(&[]).is_err());
+        assert!(Item::decode(&bytes, Source::Own).is_err() && Item::decode(&[], Source::Own).is_err());
     }
 }

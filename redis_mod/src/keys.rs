@@ -36,7 +36,7 @@ enum Kind {
 }
 
 impl WritableKey {
-    /// Opens a key; a copy that has expired is gone afterwards. Errors: `INVALID` when it holds another type.
+    /// Opens a key; a copy that has expired is gone afterwards. Errors: `WRONGTYPE` when it holds another type.
     pub fn open(context: &Context, id: &str, name: &RedisString) -> Result<WritableKey> {
         let key = WritableKey {
             key: raw::open_key(context.get_raw(), name.inner, raw::KeyMode::READ | raw::KeyMode::WRITE),
@@ -110,7 +110,7 @@ impl Drop for WritableKey {
 }
 
 /// Runs `work` on the item at a key without counting it as an access. `None` if the key is empty.
-/// Errors: `INVALID` when it holds another type.
+/// Errors: `WRONGTYPE` when it holds another type.
 pub fn with_item<T>(
     context: &Context,
     id: &str,
@@ -176,11 +176,7 @@ fn kind_of(key: *mut raw::RedisModuleKey, id: &str) -> Result<Kind> {
     if module_type == Some(*ITEM_TYPE.raw_type.borrow()) {
         return Ok(Kind::Item);
     }
-    Err(Error::invalid(
-        format!("key {}", shown(id)),
-        "holds another Redis type, not an item",
-        "delete it or choose another id",
-    ))
+    Err(Error::WrongType { key: shown(id) })
 }
 
 /// # Safety

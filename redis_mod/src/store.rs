@@ -8,13 +8,14 @@ use crate::engine::{self, Database, GHOST_BYTES_MAX, OwnWrite};
 use crate::ghosts::Copy;
 use crate::item::Item;
 use crate::keys::{self, WritableKey};
-use crate::pending::takes;
+use crate::pending::{Waiting, takes};
 use redis_module::{Context, NotifyEvent, RedisString, raw};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::codec::{self, Source};
 use tandem_shared::decide::{Applied, Outcome, decide_apply};
 use tandem_shared::gone::decide_apply_gone;
+use tandem_shared::id::id_of_key;
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp, Version};
 
@@ -25,6 +26,8 @@ pub enum Writer<'a> {
     Client,
     /// A link; it needs not be told.
     Link(&'a str),
+    /// Nobody who waits for it: what a client's command has left is put right afterwards.
+    Server,
     /// A check between peers: it brings what others wrote, and every link is told.
     Peer,
 }
@@ -172,7 +175,25 @@ fn decide_stored(
     }
 }
 
-/// Joins a revision. Errors: `INVALID` when the key holds another type.
+/// Gives the item at a key that has arrived there without a command of ours the version after `above`, unless it has a
+/// later one.
+pub fn count_on(context: &Context, id: &str, above: Version) -> Result<()> {
+    let database = selected(context);
+    let name = keys::name(context, id);
+    let mut key = WritableKey::open(context, id, &name)?;
+    let Some(item) = key.item().filter(|item| !item.local() && item.revision.version <= above) else {
+        return Ok(());
+    };
+    let revision = Revision { version: above.next(), timestamp: now()?, ..item.revision.clone() };
+    let planned = Planned::of(&digest_key()?, id, revision, false);
+    let place = Place { context, database, id, name: &name };
+    if commit(place, &mut key, planned, Ttl::Keep, Writer::Server)? {
+        blocked::wake(database);
+    }
+    Ok(())
+}
+
+/// Joins a revision. Errors: `WRONGTYPE` when the key holds another type.
 pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>) -> Result<Applied> {
     let database = selected(context);
     let name = keys::name(context, id);
@@ -206,7 +227,7 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     };
     match applied.outcome {
         Outcome::Applied => {
-            if applied.conflict && writer != Writer::Client {
+            if is_loss(database, id, applied, writer)? {
                 keep_loser(database, id, &key)?;
             }
             let planned = Planned::of(&digest_key, id, revision, false);
@@ -357,8 +378,8 @@ pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64,
     let database = selected(context);
     let name = keys::name(context, id);
     let mut key = WritableKey::open(context, id, &name)?;
-    if books.is_some_and(|(_, writer)| writer != Writer::Client) {
-        keep_replayed_loser(database, id, &key, &planned)?;
+    if let Some((_, writer)) = books {
+        keep_replayed_loser(database, id, &key, &planned, writer)?;
     }
     put_in_place(database, id, &mut key, planned)?;
     if let Some((seq, writer)) = books {
@@ -368,10 +389,14 @@ pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64,
     Ok(())
 }
 
-/// Puts an item into the keyspace as a file had it, with no word to the links.
-pub fn restore(context: &Context, id: &str, item: Item) -> Result<()> {
-    let name = keys::name(context, id);
-    let mut key = WritableKey::open(context, id, &name)?;
+/// Puts an item into the keyspace as a file had it, with no word to the links. Where the key's name is no id, it is in no
+/// book.
+pub fn restore(context: &Context, name: &RedisString, item: Item) -> Result<()> {
+    let Some(id) = id_of_key(name) else {
+        let _own = OwnWrite::begin()?;
+        return WritableKey::open(context, &String::from_utf8_lossy(name), name)?.set(item);
+    };
+    let mut key = WritableKey::open(context, id, name)?;
     let digest = engine::with(|engine| item.revision.digest(&engine.key, id))?;
     put_in_place(selected(context), id, &mut key, Planned { change: Change::Store(item), digest })
 }
@@ -494,7 +519,13 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
 
 /// What a link's revision of the same version took the place of was kept aside where the command ran, and is here
 /// too.
-fn keep_replayed_loser(database: i32, id: &str, key: &WritableKey, planned: &Planned) -> Result<()> {
+fn keep_replayed_loser(
+    database: i32,
+    id: &str,
+    key: &WritableKey,
+    planned: &Planned,
+    writer: Writer<'_>,
+) -> Result<()> {
     let digest_key = digest_key()?;
     let offered = match &planned.change {
         Change::Store(item) => item.head(),
@@ -508,7 +539,24 @@ fn keep_replayed_loser(database: i32, id: &str, key: &WritableKey, planned: &Pla
             decide_apply(&digest_key, id, current.as_ref(), &offered)
         })?,
     };
-    if applied.conflict { keep_loser(database, id, key) } else { Ok(()) }
+    if is_loss(database, id, applied, writer)? { keep_loser(database, id, key) } else { Ok(()) }
+}
+
+/// Whether what others bring takes the place of a revision that is to be recorded: another one of its version, or a
+/// client's that the link which brings it has not taken yet. Nobody else has seen that.
+fn is_loss(database: i32, id: &str, applied: Applied, writer: Writer<'_>) -> Result<bool> {
+    if matches!(writer, Writer::Client | Writer::Server) || applied.outcome != Outcome::Applied {
+        return Ok(false);
+    }
+    let is_untold = engine::with_database(database, |database| {
+        let is_clients = |waiting: &Waiting| waiting.is_written && waiting.origin.is_none();
+        database.pending.get(id).is_some_and(is_clients)
+            && match writer {
+                Writer::Link(link) => database.pending.waits(link, id),
+                _ => true,
+            }
+    })?;
+    Ok(applied.conflict || is_untold)
 }
 
 fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
@@ -546,14 +594,14 @@ fn refresh_ttl(place: Place<'_>, key: &mut WritableKey, ttl: Ttl) {
 
 fn origin_of(writer: Writer<'_>) -> Option<&str> {
     match writer {
-        Writer::Client | Writer::Peer => None,
+        Writer::Client | Writer::Server | Writer::Peer => None,
         Writer::Link(name) => Some(name),
     }
 }
 
 fn kind_of(writer: Writer<'_>) -> &'static std::ffi::CStr {
     match writer {
-        Writer::Client => c"WRITE",
+        Writer::Client | Writer::Server => c"WRITE",
         Writer::Link(_) | Writer::Peer => c"JOIN",
     }
 }

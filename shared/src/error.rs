@@ -14,6 +14,8 @@ pub enum Code {
     BadJson,
     /// Something exceeds a limit.
     TooLarge,
+    /// A Redis key holds another type than an item.
+    WrongType,
     /// The named thing does not exist.
     NotFound,
     /// The named thing exists already.
@@ -45,6 +47,7 @@ impl Code {
             Code::Invalid => "INVALID",
             Code::BadJson => "BADJSON",
             Code::TooLarge => "TOOLARGE",
+            Code::WrongType => "WRONGTYPE",
             Code::NotFound => "NOTFOUND",
             Code::Exists => "EXISTS",
             Code::Conflict => "CONFLICT",
@@ -91,6 +94,12 @@ pub enum Error {
         actual_bytes: usize,
         /// The limit.
         limit_bytes: usize,
+    },
+    /// A Redis key holds another type: Redis' own code for it.
+    #[error("key {key} holds another Redis type, not an item; delete it or choose another id")]
+    WrongType {
+        /// The key, shortened.
+        key: String,
     },
     /// Nothing is stored under that name.
     #[error("{what} does not exist; create it first")]
@@ -212,6 +221,7 @@ impl Error {
             Error::Invalid { .. } => Code::Invalid,
             Error::BadJson { .. } => Code::BadJson,
             Error::TooLarge { .. } => Code::TooLarge,
+            Error::WrongType { .. } => Code::WrongType,
             Error::NotFound { .. } => Code::NotFound,
             Error::Exists { .. } => Code::Exists,
             Error::Conflict { .. } | Error::StateConflict { .. } | Error::Raced { .. } => Code::Conflict,

@@ -173,9 +173,12 @@ fn nobody_waits_for_what_no_link_is_told_of() {
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "60000"]), 1);
     wait::until("it expires", DEADLINE, || ask_number(&mut redis, &["EXISTS", "x"]) == 0);
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "60000"]), 1);
-    // A push overtakes a write that was not pulled.
+    // A push overtakes a write that was not pulled, which is to be recorded as a loser.
     ask(&mut redis, &["TANDEM.PUT", "y", "[1]"]);
     assert_eq!(push(&mut redis, "pg", "y", &revision(5, "[5]")), "applied");
+    assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "20"]), 0);
+    let loser = pull(&mut redis, "pg", &run, 0)[0].0;
+    acknowledge(&mut redis, "pg", &run, loser);
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "60000"]), 1);
     assert!(pull(&mut redis, "pg", &run, 0).is_empty());
     // One that is written again and again is not taken by the acknowledgement of what was there before.

@@ -55,8 +55,9 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             }
         }
         "RESTORE" => {
-            let (id, _) = args.id()?;
-            store::restore(context, id, Item::decode(args.bytes()?)?)?;
+            // Also at a key whose name is no id.
+            let name = args.string()?;
+            store::restore(context, name, Item::decode(args.bytes()?, Source::Own)?)?;
         }
         "BOOKS" => {
             let books = persist::load(args.bytes()?)?;

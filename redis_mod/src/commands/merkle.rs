@@ -12,6 +12,7 @@ use crate::store::selected;
 use redis_module::{Context, KeysCursor, RedisString, RedisValue};
 use std::cell::RefCell;
 use std::convert::Infallible;
+use tandem_shared::id::id_of_key;
 use tandem_shared::paths::{OrderedIds, children, clean_children, holds_any};
 use tandem_shared::{Fingerprint, Path, Range, Result};
 
@@ -264,7 +265,7 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let key = engine::with(|engine| engine.key.clone())?;
     let counted: RefCell<(u64, Vec<String>)> = RefCell::default();
     let check = |_: &Context, name: &RedisString, _: Option<&redis_module::key::RedisKey>| {
-        let Ok(id) = name.try_as_str() else { return };
+        let Some(id) = id_of_key(name) else { return };
         let found = crate::keys::with_named_item(context, id, name, crate::keys::look(), |item: &Item| {
             let state = item.head().live.map(|live| live.state.to_owned());
             let indexed = engine::with_database(database, |database| {
