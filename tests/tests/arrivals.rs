@@ -152,6 +152,24 @@ fn what_arrives_counts_on_from_what_was_known_of_its_id() {
 }
 
 #[test]
+fn what_is_moved_counts_on_in_its_new_database_and_keeps_its_time_to_live() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    ask(&mut redis, &["SELECT", "1"]);
+    put(&mut redis, "x", 3);
+    ask(&mut redis, &["TANDEM.REMOVE", "x"]);
+    ask(&mut redis, &["SELECT", "0"]);
+    put(&mut redis, "x", 1);
+    ask(&mut redis, &["PEXPIREAT", "x", "32503680000000"]);
+    ask(&mut redis, &["MOVE", "x", "1"]);
+    assert_eq!(ask_number(&mut redis, &["TANDEM.COUNT"]), 0);
+    ask(&mut redis, &["SELECT", "1"]);
+    assert_eq!(version(&mut redis, "x"), 5);
+    assert_eq!(ask_number(&mut redis, &["PEXPIRETIME", "x"]), 32_503_680_000_000);
+    check_redis(&mut redis, "in the new database");
+}
+
+#[test]
 fn what_is_restored_over_itself_stays_as_it_is() {
     let server = Redis::start(Options::in_memory());
     let mut redis = server.connect();
