@@ -95,6 +95,8 @@ fn redis_refuses_what_sql_cannot_even_say() {
         let reply = send(&mut connection, words);
         let code = reply.as_ref().err().and_then(|error| error.code());
         let expected = match words {
+            // The key of another type, which BATCH names within its JSON.
+            _ if shown.iter().any(|word| word == "text" || word.contains("\"text\"")) => "WRONGTYPE",
             [b"TANDEM.APPLY", ..] => "CORRUPT INVALID",
             [b"TANDEM.BATCH", b"\xff"] => "BADJSON INVALID",
             [.., b"AUDIT", b"\xff"] => "BADJSON INVALID",
@@ -104,7 +106,7 @@ fn redis_refuses_what_sql_cannot_even_say() {
             failures.push(format!("{}: {reply:?}", shown.join(" ")));
         }
     }
-    assert!(failures.is_empty(), "refused with INVALID:\n{}", failures.join("\n"));
+    assert!(failures.is_empty(), "refused with another code or not at all:\n{}", failures.join("\n"));
     assert_eq!(stand_of_redis(&mut connection), before, "after all refusals");
     assert_eq!(ask(&mut connection, &["GET", "text"]), Value::BulkString(b"1".to_vec()));
 }
