@@ -23,6 +23,25 @@ pub fn end() -> Outcome<Position> {
     })
 }
 
+const NEWS: &str = "SELECT pg_catalog.pg_current_snapshot()::text, \
+    EXISTS (SELECT FROM tandem.changes c WHERE c.xid >= $1) \
+    OR EXISTS (SELECT FROM unnest($2::bigint[], $3::integer[]) o (xid, seq) \
+        JOIN tandem.changes c ON c.xid = o.xid AND c.seq > o.seq)";
+
+/// Whether anything has come since a position, and the position after everything that is committed at this moment.
+pub fn news(since: &Position) -> Outcome<(bool, Position)> {
+    let read = || {
+        Spi::connect(|client| {
+            let (below, open, done) = columns_of(since);
+            let rows = select_kept(client, NEWS, &[below.into(), open.into(), done.into()])?;
+            let (seen, is_new) = rows.first().get_two::<String, bool>()?;
+            let end = since.advance(&Snapshot::parse(&seen.unwrap_or_default())?, None);
+            Ok((is_new == Some(true), end))
+        })
+    };
+    snapshot::of_this_moment(|| planning::by_index(read))
+}
+
 /// The next ids of a range that have a tombstone, in byte order.
 pub fn tombstone_ids(range: &Range, after: Option<&str>) -> Outcome<Vec<String>> {
     planning::by_index(|| {

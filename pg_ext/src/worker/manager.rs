@@ -92,15 +92,7 @@ fn forget_tombstones() -> i64 {
 /// Notifies the listeners of `tandem` when more of the log can be read than they were told.
 fn tell(told: &mut Position) {
     let position = transaction(|| {
-        let (mut end, mut is_new) = (told.clone(), false);
-        loop {
-            let part = log::read(&end, "")?;
-            end = part.end;
-            if part.rows == 0 {
-                break;
-            }
-            is_new = true;
-        }
+        let (is_new, end) = log::news(told)?;
         if is_new {
             Spi::run_with_args("SELECT pg_catalog.pg_notify('tandem', $1)", &[end.to_string().into()])?;
         }
