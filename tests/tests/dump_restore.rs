@@ -55,6 +55,12 @@ fn a_dump_in_any_form_is_restored_and_its_link_waits() {
     wait::until("a letter is set aside", DEADLINE, || {
         value(&mut source, "SELECT count(*) = 1 FROM tandem.dead_letters")
     });
+    // What is accepted is restored: numbers that print 17 MB, and a version that was counted on from the largest given.
+    run(
+        &mut source,
+        "SELECT tandem.put('numbers', (SELECT '[' || string_agg('1e131071', ',') || ']' FROM generate_series(1, 130)), type => 'json'); \
+         SELECT tandem.put('large', '1', version => 4611686018427387904), tandem.put('large', '2')",
+    );
     pair.pause();
     ask(&mut redis, &["TANDEM.PUT", "a.2", "\"redis\""]);
     run(&mut source, "SELECT tandem.put('a.2', '\"postgres\"'), tandem.resume_link('redis')");
