@@ -77,6 +77,7 @@ extension_sql_file!("../../sql/schema/roles.sql", name = "roles", finalize);
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     fault_point::define();
+    settings::reserve();
     log::register();
     worker::register();
 }

@@ -8,7 +8,7 @@ use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
 use tandem_shared::limits::{CONTENT_BYTES_MAX, PRINTED_BYTES_MAX};
 
-static DIGEST_SECRET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DIGEST_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
 static CONTENT_MAX: GucSetting<i32> = GucSetting::<i32>::new(CONTENT_BYTES_MAX as i32);
 static PRINTED_MAX: GucSetting<i32> = GucSetting::<i32>::new(PRINTED_BYTES_MAX as i32);
@@ -82,26 +82,26 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    // SAFETY: a plain flag of the postmaster, read where it is set. Postgres takes a setting of the postmaster's only
+    // while it starts; where the library is loaded later, the other kind keeps the names known.
+    let is_starting = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
+    let fixed = || if is_starting { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_string_guc(
-        c"tandem.digest_secret",
-        c"Secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
-        c"After a change run tandem.rebuild_blocks().",
-        &DIGEST_SECRET,
-        GucContext::Sighup,
-        GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
+        c"tandem.digest_secret_file",
+        c"File with the secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
+        c"A line end at its end does not count. After a change restart and run tandem.rebuild_blocks().",
+        &DIGEST_SECRET_FILE,
+        fixed(),
+        GucFlags::default(),
     );
-    // SAFETY: a plain flag of the postmaster, read where it is set. Postgres takes a setting of this kind only
-    // while it starts, and in a library that is loaded later there is no worker that would read it.
-    if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
-        GucRegistry::define_string_guc(
-            c"tandem.databases",
-            c"Databases that tandem's worker serves, separated by commas",
-            c"",
-            &DATABASES,
-            GucContext::Postmaster,
-            GucFlags::default(),
-        );
-    }
+    GucRegistry::define_string_guc(
+        c"tandem.databases",
+        c"Databases that tandem's worker serves, separated by commas",
+        c"Of use only where the library is in shared_preload_libraries.",
+        &DATABASES,
+        fixed(),
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"tandem.content_bytes_max",
         c"Largest content of an item, JSON in its canonical form",
@@ -122,6 +122,21 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_BYTE,
     );
+    if is_starting {
+        // Read once, before there are processes: all of them make digests with one secret.
+        digest_key();
+    }
+}
+
+/// Has the server refuse settings that begin as ours do and that there are not; called when all are defined.
+pub fn reserve() {
+    // SAFETY: the name is a literal.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pgrx::pg_sys::EmitWarningsOnPlaceholders(c"tandem".as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pgrx::pg_sys::MarkGUCPrefixReserved(c"tandem".as_ptr());
+    }
 }
 
 fn text(value: Option<CString>) -> String {
@@ -157,19 +172,41 @@ pub fn report_rows_max() -> usize {
     usize::try_from(REPORT_ROWS_MAX.get()).unwrap_or(0)
 }
 
-/// The key of digests under the present secret.
+/// The key of digests. Ends the statement where the secret's file cannot be read.
 pub fn digest_key() -> DigestKey {
     thread_local! {
         // Deriving a key takes longer than a digest, and a statement makes many digests.
         static DERIVED: RefCell<Option<(Option<CString>, DigestKey)>> = const { RefCell::new(None) };
     }
-    let secret = DIGEST_SECRET.get();
-    DERIVED.with_borrow_mut(|derived| match derived {
-        Some((of, key)) if *of == secret => key.clone(),
-        _ => {
-            let key = DigestKey::new(text(secret.clone()).as_bytes());
-            *derived = Some((secret, key.clone()));
-            key
-        }
+    let file = DIGEST_SECRET_FILE.get();
+    let known = DERIVED.with_borrow(|derived| match derived {
+        Some((of, key)) if *of == file => Some(key.clone()),
+        _ => None,
+    });
+    known.unwrap_or_else(|| {
+        let secret = crate::error::answer(secret_in(&text(file.clone())).map_err(Into::into));
+        let key = DigestKey::new(&secret);
+        DERIVED.with_borrow_mut(|derived| *derived = Some((file, key.clone())));
+        key
     })
+}
+
+/// What a file has but for a line end, empty without a file.
+fn secret_in(path: &str) -> tandem_shared::Result<Vec<u8>> {
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut secret = std::fs::read(path).map_err(|error| {
+        tandem_shared::Error::invalid(
+            format!("tandem.digest_secret_file {path}"),
+            format!("cannot be read: {error}"),
+            "name a file that the server's user can read, and nobody else",
+        )
+    })?;
+    for end in [b'\n', b'\r'] {
+        if secret.last() == Some(&end) {
+            secret.pop();
+        }
+    }
+    Ok(secret)
 }

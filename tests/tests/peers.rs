@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use tandem_tests::by_hand;
 use tandem_tests::postgres::{self as pg, Postgres};
 use tandem_tests::redis::{self, Redis, ask, ask_text};
+use tandem_tests::scratch::Scratch;
 use tandem_tests::sql::{error_text, refused, rows, run, value};
 use tandem_tests::wait::{self, DEADLINE};
 
@@ -460,7 +461,10 @@ fn peers_that_cannot_be_asked_are_told_of() {
 #[test]
 fn different_secrets_are_an_error_and_no_answer() {
     let mut place = Place::start();
-    let secret = vec!["tandem.digest_secret = 'another'".to_owned()];
+    let scratch = Scratch::new("secret");
+    let file = scratch.path().join("secret");
+    std::fs::write(&file, "another\n").expect("a file in a directory of ours");
+    let secret = vec![format!("tandem.digest_secret_file = '{}'", file.display())];
     place.stores[2] = Store::Postgres(Postgres::with_extension(&pg::Options {
         settings: secret,
         ..pg::Options::default()

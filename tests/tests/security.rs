@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tandem_tests::census::check_postgres;
 use tandem_tests::postgres::{Options, Postgres};
 use tandem_tests::redis::{self as rd, Redis};
+use tandem_tests::scratch::Scratch;
 use tandem_tests::sql::{refused, rows, run, value};
 use tandem_tests::wait::{self, DEADLINE};
 
@@ -781,4 +782,36 @@ fn a_database_that_cannot_hold_every_id_is_refused() {
     run(&mut server().connect(), &create);
     let (state, said) = refused(&mut server().connect_as("postgres", &name), "CREATE EXTENSION tandem");
     assert!(state == "0A000" && said.contains("LATIN1") && said.contains("UTF8"), "{state} {said}");
+}
+
+/// The secret of digests is shown to nobody, whether the library is loaded before or not, and counts in both.
+#[test]
+fn the_secret_is_in_no_setting() {
+    let scratch = Scratch::new("secret");
+    let file = scratch.path().join("secret");
+    std::fs::write(&file, "hush hush\n").expect("a file in a directory of ours");
+    let root = |settings: Vec<String>, preload: bool| {
+        let postgres = Postgres::start(&Options { settings, preload, ..Options::default() });
+        let mut owner = postgres.connect();
+        run(&mut owner, "CREATE EXTENSION tandem; CREATE ROLE eve LOGIN");
+        run(&mut owner, "INSERT INTO tandem.items (id, version, payload) VALUES ('a', 1, '1')");
+        let mut eve = postgres.connect_as("eve", "postgres");
+        for query in
+            ["SELECT setting FROM pg_settings", "SELECT current_setting('tandem.digest_secret', true)"]
+        {
+            for row in rows(&mut eve, query) {
+                let shown = row.get::<_, Option<String>>(0).unwrap_or_default();
+                assert!(!shown.contains("hush"), "{query}: {shown}");
+            }
+        }
+        // A setting that there is not is a slip of the pen.
+        run(&mut owner, "LOAD 'tandem'");
+        let (code, said) = refused(&mut owner, "SET tandem.contnet_bytes_max = 5");
+        assert!(code == "42602" && said.contains("reserved prefix"), "{code} {said}");
+        value::<String>(&mut owner, "SELECT tandem.merkle_root()")
+    };
+    let secret = || vec![format!("tandem.digest_secret_file = '{}'", file.display())];
+    let (before, later, without) = (root(secret(), true), root(secret(), false), root(Vec::new(), true));
+    assert_eq!(before, later);
+    assert_ne!(before, without);
 }

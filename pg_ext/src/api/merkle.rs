@@ -172,7 +172,7 @@ const UNCAPTURED: &str = "SELECT format('table %s: trigger %s is not enabled alw
     CROSS JOIN (VALUES ('zz_tandem_row'), ('_tandem_capture'), ('_tandem_truncate')) t (name) \
     WHERE (p.isleaf OR t.name <> '_tandem_truncate') AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g \
         WHERE g.tgrelid = p.relid AND g.tgname = t.name AND g.tgenabled = 'A') \
-    UNION ALL SELECT 'tandem.digest_secret is not the one that the blocks were made with; run tandem.rebuild_blocks()' \
+    UNION ALL SELECT 'the secret in tandem.digest_secret_file is not the one that the blocks were made with; run tandem.rebuild_blocks()' \
         FROM tandem.fold_state f WHERE f.key_check <> $1 \
     UNION ALL SELECT 'the sum of all blocks counts ' || f.count || ' items, the blocks count ' || k.count \
             || '; tandem.rebuild_blocks() mends it' \

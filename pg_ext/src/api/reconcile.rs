@@ -287,7 +287,7 @@ fn secrets_differ(name: &str, place: &str) -> Error {
     Error::NoLink {
         what: format!("check with {}", shown(name)),
         problem: format!("the digest secret of the {place} side differs from that of this Postgres"),
-        remedy: "set tandem.digest_secret in Postgres and tandem.digest-secret in Redis to one value"
+        remedy: "give tandem.digest-secret in Redis and the file that tandem.digest_secret_file names in Postgres one value"
             .to_owned(),
     }
 }

@@ -85,7 +85,7 @@ fn attach(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         return Err(Error::NoLink {
             what: format!("link {}", shown(&name)),
             problem: "the digest secrets of the two sides differ".to_owned(),
-            remedy: "set tandem.digest-secret in Redis and tandem.digest_secret in Postgres to one value"
+            remedy: "set tandem.digest-secret in Redis and what tandem.digest_secret_file names in Postgres to one value"
                 .to_owned(),
         });
     }
