@@ -2,8 +2,9 @@
 
 use super::arguments::{JsonbText, Options, given, given_id};
 use crate::error::{Failure, Outcome, answer};
-use crate::planning::{self, update_kept};
+use crate::planning::{self, select_kept, update_kept};
 use crate::settings;
+use crate::snapshot;
 use crate::store::{self, Done};
 use pgrx::prelude::*;
 use tandem_shared::request::{MergeRequest, Operation, PutRequest, RemoveRequest, StateRequest};
@@ -229,14 +230,15 @@ const STORED: &str = "SELECT tandem.item_of(i.id, i.version, i.\"timestamp\", i.
 
 type Item = PgHeapTuple<'static, pgrx::AllocatedByRust>;
 
-/// The item as it is at this moment: what others have just written counts, so it is read as an update reads.
+/// The item as it is at this moment: what others have just written counts. A plain read, as a standby answers it, too.
 fn stored(id: &str) -> Outcome<Option<Item>> {
-    planning::by_index(|| {
-        Spi::connect_mut(|client| {
-            let rows = update_kept(client, STORED, &[id.into()])?;
+    let read = || {
+        Spi::connect(|client| {
+            let rows = select_kept(client, STORED, &[id.into()])?;
             Ok(rows.into_iter().next().map(|row| row.get::<Item>(1)).transpose()?.flatten())
         })
-    })
+    };
+    snapshot::of_this_moment_if_it_may(|| planning::by_index(read))
 }
 
 /// Turns of who finds an item that is gone again when it is read. Nobody is that unlucky.

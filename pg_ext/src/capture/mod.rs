@@ -112,7 +112,7 @@ impl<'a> Shared<'a> {
 
 fn changed(call: &Call<'_>) -> Outcome<()> {
     let columns = &call.columns;
-    let (old, new) = (call.old(), call.new());
+    let (old, new) = (call.old_row(), call.new_row());
     if let (Some(new), Some(editor)) = (&new, call.editor(true)) {
         check_hash(columns, new, &editor)?;
     }

@@ -55,12 +55,12 @@ impl Written {
 /// The row that is to be stored.
 pub fn written(call: &Call<'_>) -> Outcome<pg_sys::HeapTuple> {
     let columns = &call.columns;
-    let Some(new) = call.new() else {
+    let Some(new) = call.new_row() else {
         return Err(
             Error::invalid("this trigger", "fires for INSERT and UPDATE", "leave it to tandem").into()
         );
     };
-    let old = call.old();
+    let old = call.old_row();
     let written = match handed_over(call, old.as_ref(), &new)? {
         Some(written) => written,
         None if is_replica() => replicated(columns, old.as_ref(), &new)?,

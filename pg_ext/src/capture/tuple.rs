@@ -258,12 +258,12 @@ impl Call<'_> {
     }
 
     /// The row before, of an UPDATE or DELETE.
-    pub fn old(&self) -> Option<Row> {
+    pub fn old_row(&self) -> Option<Row> {
         (self.event() != pg_sys::TRIGGER_EVENT_INSERT).then(|| self.row(self.data.tg_trigtuple))
     }
 
     /// The row after, of an INSERT or UPDATE.
-    pub fn new(&self) -> Option<Row> {
+    pub fn new_row(&self) -> Option<Row> {
         match self.event() {
             pg_sys::TRIGGER_EVENT_INSERT => Some(self.row(self.data.tg_trigtuple)),
             pg_sys::TRIGGER_EVENT_UPDATE => Some(self.row(self.data.tg_newtuple)),

@@ -59,7 +59,7 @@ fn lock_state(client: &mut SpiClient<'_>, wait: bool) -> Outcome<Option<State>> 
     } else {
         "SELECT f.position, f.has_large, f.count, f.sum FROM tandem.fold_state f FOR UPDATE SKIP LOCKED"
     };
-    let Some(row) = client.update(lock, None, &[])?.into_iter().next() else { return Ok(None) };
+    let Some(row) = client.update(lock, None, &[])?.next() else { return Ok(None) };
     let position = Position::parse(row.get::<&str>(1)?.unwrap_or_default())?;
     let total = block(None, row.get(3)?, row.get(4)?)?.fingerprint;
     Ok(Some(State { position, has_large: row.get::<bool>(2)? == Some(true), total }))
