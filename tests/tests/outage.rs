@@ -137,8 +137,9 @@ fn the_log_of_an_outage_is_gone_when_the_link_is_back() {
         left = log_bytes(&mut client);
         left <= small + 24_000_000
     });
-    let waiting: i64 = value(&mut client, "SELECT sum(waiting)::bigint FROM tandem.link_status");
-    assert_eq!(waiting, 0);
+    wait::until("nothing waits any more", DEADLINE, || {
+        value::<i64>(&mut client, "SELECT sum(waiting)::bigint FROM tandem.link_status") == 0
+    });
 }
 
 /// The most memory that the link's session has ever had, in kilobytes.
