@@ -117,7 +117,8 @@ COMMENT ON FUNCTION tandem.forget_tombstones IS 'drops old tombstones that every
 
 CREATE VIEW tandem.link_status AS
     SELECT l.name AS link, d.direction, CASE WHEN l.paused THEN 'paused' ELSE l.state END AS state, w.waiting,
-        w.lag_seconds, l.last_error, l.last_error_at,
+        w.lag_seconds, CASE d.direction WHEN 'from_redis' THEN l.redis_waits_for END AS waits_for, l.last_error,
+        l.last_error_at,
         (SELECT count(*) FROM tandem.dead_letters a WHERE a.link = l.name AND a.direction = d.direction) AS dead_letters,
         (SELECT count(*) FROM tandem.fold_state f CROSS JOIN LATERAL tandem.changes_after(f.position)) AS pending_folds,
         l.check_every, k.finished_at AS last_check_at, k.answer AS last_check_answer, k.reason AS last_check_reason

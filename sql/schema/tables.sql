@@ -184,7 +184,19 @@ CREATE TABLE tandem.links (
     check_every interval CHECK (check_every > interval '0'),
     -- What waited in Redis for the link when it was asked last, and since when something has.
     redis_waiting bigint,
-    redis_waiting_since timestamptz
+    redis_waiting_since timestamptz,
+    -- The first item from Redis that cannot be stored at present, and who or what is in its way.
+    redis_waits_for text
+) WITH (fillfactor = 50);
+
+-- How far the entries of each server of Redis, which numbers them anew after each start, were joined for a link: all up
+-- to seq but those in open. What is pulled again after a crash is known by it.
+CREATE TABLE tandem.joined (
+    link text NOT NULL,
+    run text NOT NULL,
+    seq bigint NOT NULL,
+    open bigint[] NOT NULL,
+    PRIMARY KEY (link, run)
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE tandem.links IS 'the links to Redis; tandem.links() shows them without their addresses';

@@ -6,7 +6,7 @@ use crate::error::{Outcome, answer};
 use crate::replica::Items;
 use crate::store;
 use crate::store::Page;
-use crate::worker::{fetch_binding, join_here, key_check, waiting_here};
+use crate::worker::{fetch_binding, join_here, key_check, read, waiting_here};
 use pgrx::prelude::*;
 use tandem_shared::codec::encode;
 use tandem_shared::id::{Range, check_id};
@@ -123,14 +123,21 @@ fn ids(ids: Option<Vec<Option<String>>>) -> Outcome<Vec<String>> {
 }
 
 /// The current revisions of ids, encoded, without tombstones that may be dropped any moment; NULL of those that no longer
-/// fit the answer. Errors: `INVALID`.
+/// fit the answer, and of those that cannot be read, with the reason. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn peer_fetch(
     ids: Option<Vec<Option<String>>>,
-) -> TableIterator<'static, (name!(id, String), name!(revision, Option<Vec<u8>>))> {
-    let Page { found, later } = answer(self::ids(ids).and_then(|ids| fetch_binding(&ids)));
-    let found = found.into_iter().map(|(id, revision)| (id, Some(encode(&revision))));
-    TableIterator::new(found.chain(later.into_iter().map(|id| (id, None))))
+) -> TableIterator<
+    'static,
+    (name!(id, String), name!(revision, Option<Vec<u8>>), name!(unreadable, Option<String>)),
+> {
+    let read = self::ids(ids).and_then(|ids| {
+        read(&Within, &ids, fetch_binding).map_err(|broken| Error::corrupt("items", broken.0).into())
+    });
+    let Page { found, later, unreadable } = answer(read);
+    let found = found.into_iter().map(|(id, revision)| (id, Some(encode(&revision)), None));
+    let unreadable = unreadable.into_iter().map(|(id, reason)| (id, None, Some(reason)));
+    TableIterator::new(found.chain(unreadable).chain(later.into_iter().map(|id| (id, None, None))))
 }
 
 /// Joins encoded revisions: `applied`, `unchanged` or `stale` of each in order, or why it is refused. Errors:
@@ -160,7 +167,7 @@ fn peer_join(
     })();
     TableIterator::new(answer(outcome).into_iter().map(|answer| match answer {
         Ok(joined) => (Some(joined.as_str().to_owned()), None),
-        Err(reason) => (None, Some(reason)),
+        Err(refusal) => (None, Some(refusal.reason)),
     }))
 }
 

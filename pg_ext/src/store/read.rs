@@ -5,7 +5,7 @@ use crate::error::Outcome;
 use crate::planning::{self, select_kept, update_kept};
 use crate::snapshot;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use pgrx::{AnyElement, direct_function_call};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -164,7 +164,11 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
 
 /// The shared revision (live or tombstone) of an id.
 pub fn fetch_one(client: &SpiClient<'_>, id: &str) -> Outcome<Option<Revision>> {
-    Ok(fetch_with(client, vec![id])?.found.remove(id))
+    let mut page = fetch_with(client, vec![id])?;
+    match page.unreadable.remove(id) {
+        Some(reason) => Err(Error::corrupt("item", reason).into()),
+        None => Ok(page.found.remove(id)),
+    }
 }
 
 /// Revisions that were read together.
@@ -174,6 +178,8 @@ pub struct Page {
     pub found: HashMap<String, Revision>,
     /// Ids that have one which no longer fitted: at least one does.
     pub later: HashSet<String>,
+    /// Ids whose revision breaks a rule, as one that was written with triggers off may, with the reason.
+    pub unreadable: HashMap<String, String>,
 }
 
 /// The shared revisions (live or tombstone) of ids, as many as fit a page; what is local does not leave this tier.
@@ -200,36 +206,55 @@ fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<Page> {
         let (json, blob) = (row.get::<AnyElement>(6)?, row.get::<AnyElement>(7)?);
         let stored = json.or(blob).map(|content| content.datum());
         // SAFETY: both columns are of variable length; only the header is read.
-        bytes += stored.map_or(0, |content| unsafe { pg_sys::toast_raw_datum_size(content) });
-        if bytes > PAGE_BYTES_MAX && !page.found.is_empty() {
+        let size = stored.map_or(0, |content| unsafe { pg_sys::toast_raw_datum_size(content) });
+        if bytes + size > PAGE_BYTES_MAX && !page.found.is_empty() {
             page.later.insert(id);
             continue;
         }
-        let content = match json {
-            Some(json) => {
-                // SAFETY: the column is jsonb, and its text lives as long as the statement's memory.
-                let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(json.datum())]) };
-                let text = text.map_or(&[][..], CStr::to_bytes);
-                Some(Content::stored(ContentType::Json, text)?)
-            }
-            None => match row.get::<&[u8]>(7)? {
-                Some(blob) => Some(Content::stored(ContentType::Binary, blob)?),
-                None => None,
-            },
-        };
-        let body = match content {
-            Some(content) => {
-                Body::Live { state: State::new(row.get::<&str>(5)?.unwrap_or_default())?, content }
-            }
-            None => Body::Tombstone,
-        };
-        let revision = Revision {
-            version: Version::new(row.get::<i64>(2)?.unwrap_or(0).into())?,
-            timestamp: Timestamp::new(row.get::<i64>(3)?.unwrap_or(0).into())?,
-            audit: row.get::<&str>(4)?.map(Audit::stored).transpose()?,
-            body,
-        };
-        page.found.insert(id, revision);
+        // JSON is longer as text than it is stored, where it has large numbers by far.
+        bytes += size;
+        match revision_of(&row, json, size, &mut bytes)? {
+            Ok(revision) => drop(page.found.insert(id, revision)),
+            Err(error) => drop(page.unreadable.insert(id, error.to_string())),
+        }
     }
     Ok(page)
+}
+
+/// The revision of a row of [`FETCH`], or which rule it breaks. What its JSON takes as text beyond its size as it is stored is
+/// added to `bytes`.
+fn revision_of(
+    row: &SpiHeapTupleData<'_>,
+    json: Option<AnyElement>,
+    size: usize,
+    bytes: &mut usize,
+) -> Outcome<Result<Revision>> {
+    let content = match json {
+        Some(json) => {
+            // SAFETY: the column is jsonb, and its text is this function's until it is freed below.
+            let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(json.datum())]) };
+            let Some(text) = text else { return Ok(Err(Error::corrupt("item", "its content has no text"))) };
+            *bytes += text.count_bytes().saturating_sub(size);
+            let content = Content::stored(ContentType::Json, text.to_bytes());
+            // SAFETY: it was made for this call, and the content is a copy.
+            unsafe { pg_sys::pfree(text.as_ptr().cast_mut().cast()) };
+            Some(content)
+        }
+        None => row.get::<&[u8]>(7)?.map(|blob| Content::stored(ContentType::Binary, blob)),
+    };
+    let (version, timestamp) = (row.get::<i64>(2)?.unwrap_or(0), row.get::<i64>(3)?.unwrap_or(0));
+    let (audit, state) = (row.get::<&str>(4)?, row.get::<&str>(5)?.unwrap_or_default());
+    Ok((|| {
+        let body = match content {
+            Some(content) => Body::Live { state: State::new(state)?, content: content? },
+            None => Body::Tombstone,
+        };
+        let audit = audit.map(Audit::stored).transpose()?;
+        Ok(Revision {
+            version: Version::new(version.into())?,
+            timestamp: Timestamp::new(timestamp.into())?,
+            audit,
+            body,
+        })
+    })())
 }

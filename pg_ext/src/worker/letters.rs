@@ -2,12 +2,15 @@
 //! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked for.
 
 use super::connection::Broken;
+use super::peer::read;
+use super::session::Own;
 use super::shards::Shards;
 use super::transaction::{savepoint, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::store::{self, Page};
 use pgrx::prelude::*;
+use std::collections::HashMap;
 use tandem_shared::codec::encode;
 use tandem_shared::request::Operation;
 
@@ -21,7 +24,13 @@ const SET_ASIDE: &str = "INSERT INTO tandem.dead_letters AS d (link, direction, 
         retry = false";
 
 /// Sets a revision aside, or notes that it was refused once more.
-pub fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Outcome<()> {
+pub fn set_aside(
+    link: &str,
+    id: &str,
+    direction: &str,
+    revision: Option<Vec<u8>>,
+    reason: &str,
+) -> Outcome<()> {
     let args = [link.into(), direction.into(), id.into(), revision.into(), reason.into()];
     Spi::run_with_args(SET_ASIDE, &args)?;
     fault_point::reach(Point::SetAside);
@@ -59,21 +68,21 @@ pub fn push_requested(talk: &mut Shards, link: &str) -> Result<(), Broken> {
         return Ok(());
     }
     let ids: Vec<String> = letters.iter().map(|(_, id)| id.clone()).collect();
-    let Page { found, later } = transaction(|| store::fetch(&ids))?;
+    let Page { found, later, unreadable } = read(&Own, &ids, store::fetch)?;
     // Those have their turn at the next look.
     letters.retain(|(_, id)| !later.contains(id));
     let revisions: Vec<(&str, Vec<u8>)> =
         found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
     let answers = talk.push(&revisions)?;
     fault_point::reach(Point::LetterPushed);
-    let mut refused: Vec<(&str, String)> = Vec::new();
+    let mut refused: HashMap<&str, String> =
+        unreadable.iter().map(|(id, reason)| (id.as_str(), reason.clone())).collect();
     for ((id, _), answer) in revisions.iter().zip(answers) {
-        refused.extend(answer.err().map(|reason| (*id, reason)));
+        refused.extend(answer.err().map(|refusal| (*id, refusal.reason)));
     }
     transaction(|| {
         for (seq, id) in &letters {
-            let reason = refused.iter().find(|(at, _)| at == id).map(|(_, reason)| reason.as_str());
-            settle(*seq, reason)?;
+            settle(*seq, refused.get(id.as_str()).map(String::as_str))?;
         }
         Ok(())
     })?;

@@ -5,6 +5,7 @@ use super::shards::Attach;
 use crate::error::Outcome;
 use crate::log::Position;
 use pgrx::prelude::*;
+use tandem_shared::error::shown;
 use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
 
@@ -98,15 +99,39 @@ pub fn note_pulled(name: &str, count: usize) -> Outcome<()> {
     )?)
 }
 
-/// Notes what waits in Redis, if that has changed.
-pub fn note_waiting(name: &str, count: u64) -> Outcome<()> {
+/// Notes what waits in Redis, and what of it is held here and why, if that has changed.
+pub fn note_waiting(name: &str, count: u64, held: &[(&str, &str)]) -> Outcome<()> {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let waits_for = match held {
+        [] => None,
+        [(id, reason), others @ ..] => {
+            let holder = holder(id)?.map(|holder| format!(" ({holder})")).unwrap_or_default();
+            let others =
+                if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };
+            Some(format!("{}: {reason}{holder}{others}", shown(id)))
+        }
+    };
     Ok(Spi::run_with_args(
         "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
-             THEN coalesce(redis_waiting_since, now()) END \
-         WHERE name = $1 AND redis_waiting IS DISTINCT FROM $2",
-        &[name.into(), count.into()],
+             THEN coalesce(redis_waiting_since, now()) END, redis_waits_for = $3 \
+         WHERE name = $1 AND (redis_waiting, redis_waits_for) IS DISTINCT FROM ($2, $3)",
+        &[name.into(), count.into(), waits_for.into()],
     )?)
+}
+
+/// Who has locked the row of an id, as far as it can be seen.
+fn holder(id: &str) -> Outcome<Option<String>> {
+    const HOLDER: &str = "SELECT coalesce('process ' || a.pid || ' of ' || coalesce(a.usename, '?') || ' in database ' \
+                || coalesce(a.datname, '?') || ', in a transaction since ' || date_trunc('second', a.xact_start), \
+            'prepared transaction ' || quote_literal(p.gid) || ' since ' || date_trunc('second', p.prepared)) \
+        FROM tandem.items i \
+        LEFT JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = i.xmax AND l.granted \
+        LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+        LEFT JOIN pg_prepared_xacts p ON p.transaction = i.xmax WHERE i.id = $1 LIMIT 1";
+    Spi::connect(|client| {
+        let rows = client.select(HOLDER, None, &[id.into()])?;
+        Ok(rows.into_iter().next().map(|row| row.get::<String>(1)).transpose()?.flatten())
+    })
 }
 
 /// Notes what goes wrong.

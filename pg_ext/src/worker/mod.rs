@@ -4,6 +4,7 @@
 mod checks;
 mod connection;
 mod id_filter;
+mod joining;
 mod letters;
 mod link;
 mod locks;
@@ -25,7 +26,7 @@ mod transaction;
 pub use checks::{Run, begin, finish};
 pub use connection::{Broken, check_url, redis_name};
 pub use letters::{Retried, retry};
-pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, waiting_here};
+pub use peer::{Here, Local, Peer, fetch_binding, join_here, key_check, read, waiting_here};
 pub use postgres_peer::{Database, config_of, is_postgres, name_of};
 pub use remote::owner;
 pub use repair::{Books, Refused, Report, Task, Ways, check, check_held};

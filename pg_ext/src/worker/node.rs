@@ -2,9 +2,13 @@
 //! it has come. Each server counts for itself.
 
 use super::connection::{Broken, Connection};
+use super::joining::{Entry, Held, JoinedBefore, Pull, forget_others, join, joined_before};
+use super::peer::Answer;
 use super::remote::{Pulled, Remote};
 use super::shards::{Shard, Shards};
+use super::transaction::transaction;
 use crate::fault_point::{self, Point};
+use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 use tandem_shared::link::Acknowledgement;
@@ -27,12 +31,20 @@ pub struct Node {
     after: u64,
     acknowledged: u64,
     /// Ids whose revision was set aside since the last acknowledgement.
-    refused: Vec<String>,
+    pub refused: Vec<String>,
+    before: JoinedBefore,
+    /// What was pulled and waits for somebody who is in its way.
+    pub held: Held,
+    /// Entries joined since it was opened.
+    pub joined: u64,
+    /// Numbers of entries up to `after` that are not joined.
+    open: BTreeSet<u64>,
 }
 
 impl Node {
-    fn open(shards: &Shards, shard: &Shard) -> Result<Node, Broken> {
+    fn open(shards: &Shards, shard: &Shard, link: &str) -> Result<Node, Broken> {
         Ok(Node {
+            before: transaction(|| joined_before(link, &shard.run))?,
             address: shard.address.clone(),
             run: shard.run.clone(),
             pull: shards.connect(shard)?,
@@ -40,17 +52,24 @@ impl Node {
             after: 0,
             acknowledged: 0,
             refused: Vec::new(),
+            held: Held::default(),
+            joined: 0,
+            open: BTreeSet::new(),
         })
     }
 
     /// Makes `nodes` those of `shards`: what has gone is dropped, what has come begins. Returns whether any has.
-    pub fn follow(nodes: &mut Vec<Node>, shards: &Shards) -> Result<bool, Broken> {
+    pub fn follow(nodes: &mut Vec<Node>, shards: &Shards, link: &str) -> Result<bool, Broken> {
         nodes.retain(|node| shards.iter().any(|shard| node.address == shard.address));
         let is_known = |shard: &&Shard| nodes.iter().any(|node| node.address == shard.address);
-        let new = shards.iter().filter(|shard| !is_known(shard)).map(|shard| Node::open(shards, shard));
+        let new = shards.iter().filter(|shard| !is_known(shard)).map(|shard| Node::open(shards, shard, link));
         let new = new.collect::<Result<Vec<_>, _>>()?;
         let any = !new.is_empty();
         nodes.extend(new);
+        if any {
+            let runs: Vec<&str> = nodes.iter().map(|node| node.run.as_str()).collect();
+            transaction(|| forget_others(link, &runs))?;
+        }
         Ok(any)
     }
 
@@ -61,6 +80,7 @@ impl Node {
                 Err(Broken("Redis does not answer a pull; the connection is lost".into()))
             }
             Some(_) => Ok(()),
+            None if !self.held.has_room() => Ok(()),
             None => {
                 let mut command = redis::cmd("TANDEM.LINK");
                 command.arg("PULL").arg(link).arg(&self.run).arg(self.after);
@@ -82,24 +102,36 @@ impl Node {
         Remote::pulled(self.pull.receive()?)
     }
 
-    /// What was pulled up to here is in Postgres, but for the revisions of ids that were set aside.
-    pub fn taken(&mut self, seq: u64, refused: Vec<String>) {
-        self.after = seq;
-        self.refused.extend(refused);
+    /// Notes what was pulled: entries that are to be joined, and others, up to a number.
+    pub fn pulled(&mut self, last: u64, entries: &[Entry]) {
+        self.after = self.after.max(last);
+        self.open.extend(entries.iter().map(|entry| entry.seq));
+        for entry in entries {
+            self.held.supersede(&entry.id, entry.seq);
+        }
     }
 
-    /// Acknowledges what is in Postgres.
+    /// Joins entries that were pulled here; each is answered in order.
+    pub fn join(&mut self, link: &str, entries: &[Entry]) -> Result<Vec<Answer>, Broken> {
+        let pull = Pull { link, run: &self.run, before: &self.before, last: self.after };
+        let answers = join(&pull, entries, &mut self.open)?;
+        self.joined += answers.iter().filter(|answer| answer.is_ok()).count() as u64;
+        Ok(answers)
+    }
+
+    /// Acknowledges what is in Postgres: all that was pulled before the first entry that is held.
     pub fn acknowledge(&mut self, shards: &mut Shards, link: &str) -> Result<(), Broken> {
-        if self.after > self.acknowledged
+        let taken = self.held.first().map_or(self.after, |first| self.after.min(first.saturating_sub(1)));
+        if taken > self.acknowledged
             && let Some(mut talk) = shards.at(&self.address)
         {
             talk.acknowledge(&Acknowledgement {
                 link: link.to_owned(),
                 run: self.run.clone(),
-                seq: self.after,
+                seq: taken,
                 refused: std::mem::take(&mut self.refused),
             })?;
-            self.acknowledged = self.after;
+            self.acknowledged = taken;
             fault_point::reach(Point::Acknowledged);
         }
         Ok(())

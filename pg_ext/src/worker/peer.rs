@@ -1,7 +1,7 @@
 //! The sides of a check: what each must answer beside the fingerprints of the shared search, and this database as one.
 
 use super::connection::Broken;
-use super::transaction::Failed;
+use super::transaction::{Failed, FailureKind};
 use crate::error::Outcome;
 use crate::planning;
 use crate::replica::Items;
@@ -13,14 +13,46 @@ use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::digest::hex;
 use tandem_shared::id::Range;
 use tandem_shared::index::Part;
+use tandem_shared::limits::PAGE_BYTES_MAX;
 use tandem_shared::reconcile::{Entry, Replica};
 use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Fingerprint, Revision};
 
 /// A revision and its id.
 pub type Named<'a> = (&'a str, Revision);
-/// What came of a revision that was joined, or why its side refuses it.
-pub type Answer = Result<Joined, String>;
+/// What came of a revision that was joined, or why its side does not take it.
+pub type Answer = Result<Joined, Refusal>;
+
+/// Why a side does not take a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the side says.
+    pub reason: String,
+    /// Whether it may take it later.
+    pub kind: FailureKind,
+}
+
+impl Refusal {
+    /// The revision is refused for good.
+    pub fn of_data(reason: impl Into<String>) -> Refusal {
+        Refusal { reason: reason.into(), kind: FailureKind::Data }
+    }
+
+    /// Somebody has locked the item.
+    pub fn locked() -> Refusal {
+        Refusal { reason: "another transaction has locked the item".to_owned(), kind: FailureKind::Lock }
+    }
+
+    /// As a transaction failed.
+    pub fn of(failed: Failed) -> Refusal {
+        Refusal { kind: failed.kind, reason: failed.message }
+    }
+
+    /// Whether it may be taken later.
+    pub fn is_passing(&self) -> bool {
+        self.kind != FailureKind::Data
+    }
+}
 
 /// One side of a check.
 pub trait Peer: Replica<Error = Broken> {
@@ -36,7 +68,7 @@ pub trait Peer: Replica<Error = Broken> {
         let mut digests = HashMap::with_capacity(ids.len());
         let mut rest = ids.to_vec();
         while !rest.is_empty() {
-            let Page { found, later } = self.fetch(&rest)?;
+            let Page { found, later, .. } = self.fetch(&rest)?;
             for (id, revision) in found {
                 if let Some(digest) = revision.digest(key, &id) {
                     digests.insert(id, digest);
@@ -101,7 +133,7 @@ impl<L: Local> Peer for Here<'_, L> {
     }
 
     fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
-        self.local.run(|| fetch_binding(ids))
+        read(&self.local, ids, fetch_binding)
     }
 
     fn digests(&mut self, _: &DigestKey, ids: &[String]) -> Result<HashMap<String, Digest>, Broken> {
@@ -138,7 +170,7 @@ pub fn is_old_tombstone(revision: &Revision) -> bool {
 
 /// The current revisions of ids here that bind.
 pub fn fetch_binding(ids: &[String]) -> Outcome<Page> {
-    let Page { mut found, later } = store::fetch(ids)?;
+    let Page { mut found, later, unreadable } = store::fetch(ids)?;
     let old = found.iter().filter(|(_, revision)| is_old_tombstone(revision)).map(|(id, _)| id.clone());
     for id in old.collect::<Vec<_>>() {
         if let Some(revision) = found.get(&id)
@@ -147,7 +179,38 @@ pub fn fetch_binding(ids: &[String]) -> Outcome<Page> {
             found.remove(&id);
         }
     }
-    Ok(Page { found, later })
+    Ok(Page { found, later, unreadable })
+}
+
+/// Reads ids here, together if all of them can be read, and otherwise each by itself, so that one that cannot be is named.
+pub fn read(
+    local: &impl Local,
+    ids: &[String],
+    fetch: fn(&[String]) -> Outcome<Page>,
+) -> Result<Page, Broken> {
+    match local.attempt(|| fetch(ids)) {
+        Ok(page) => return Ok(page),
+        Err(failed) if !failed.is_data() => return Err(failed.into()),
+        Err(_) => {}
+    }
+    let (mut all, mut bytes) = (Page::default(), 0);
+    for id in ids {
+        if bytes > PAGE_BYTES_MAX {
+            all.later.insert(id.clone());
+            continue;
+        }
+        match local.attempt(|| fetch(std::slice::from_ref(id))) {
+            Ok(page) => {
+                let contents = page.found.values().filter_map(Revision::content);
+                bytes += contents.map(|content| content.bytes().len()).sum::<usize>();
+                all.found.extend(page.found);
+                all.unreadable.extend(page.unreadable);
+            }
+            Err(failed) if failed.is_data() => drop(all.unreadable.insert(id.clone(), failed.message)),
+            Err(failed) => return Err(failed.into()),
+        }
+    }
+    Ok(all)
 }
 
 /// Joins revisions here: all at once, or each by itself if one cannot be stored.
@@ -159,7 +222,11 @@ pub fn join_here(local: &impl Local, origin: &str, revisions: &[Named<'_>]) -> R
         let operation = |(id, revision): &Named<'_>| ((*id).to_owned(), Operation::Apply(revision.clone()));
         let operations = part.iter().map(operation).collect();
         let done = local.attempt(|| store::on_behalf_of(origin, || store::run(operations)))?;
-        Ok(done.into_iter().map(|done| Ok(done.joined.unwrap_or(Joined::Unchanged))).collect::<Vec<Answer>>())
+        Ok::<_, Failed>(
+            done.into_iter()
+                .map(|done| Ok(done.joined.unwrap_or(Joined::Unchanged)))
+                .collect::<Vec<Answer>>(),
+        )
     };
     if let Ok(answers) = join(revisions) {
         return Ok(answers);
@@ -168,8 +235,8 @@ pub fn join_here(local: &impl Local, origin: &str, revisions: &[Named<'_>]) -> R
     for revision in revisions {
         match join(std::slice::from_ref(revision)) {
             Ok(answer) => answers.extend(answer),
-            Err(Failed { is_data: true, message }) => answers.push(Err(message)),
-            Err(failed) => return Err(failed.into()),
+            Err(failed) if failed.kind == FailureKind::Passing => return Err(failed.into()),
+            Err(failed) => answers.push(Err(Refusal::of(failed))),
         }
     }
     Ok(answers)

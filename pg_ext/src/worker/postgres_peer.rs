@@ -3,7 +3,7 @@
 //! The client runs on a loop of our own on this thread: a backend must not have others, and an interrupt is to end it.
 
 use super::connection::{Broken, broken};
-use super::peer::{Answer, Named, Peer};
+use super::peer::{Answer, Named, Peer, Refusal};
 use super::tls;
 use crate::store::Page;
 use std::collections::HashSet;
@@ -323,12 +323,14 @@ impl Peer for Database {
         let mut page = Page::default();
         for row in self.rows("SELECT * FROM tandem.peer_fetch($1)", &[&ids])? {
             let id = get(&row, 0)?;
-            let Some(encoded) = get::<Option<&[u8]>>(&row, 1)? else {
-                page.later.insert(id);
-                continue;
-            };
-            let revision = decode(encoded, Source::Foreign).map_err(|error| Broken(error.to_string()))?;
-            page.found.insert(id, revision);
+            match (get::<Option<&[u8]>>(&row, 1)?, get::<Option<String>>(&row, 2)?) {
+                (Some(encoded), _) => match decode(encoded, Source::Foreign) {
+                    Ok(revision) => drop(page.found.insert(id, revision)),
+                    Err(error) => drop(page.unreadable.insert(id, error.to_string())),
+                },
+                (None, Some(reason)) => drop(page.unreadable.insert(id, reason)),
+                (None, None) => drop(page.later.insert(id)),
+            }
         }
         Ok(page)
     }
@@ -350,7 +352,7 @@ impl Peer for Database {
             for row in &rows {
                 answers.push(match get::<Option<&str>>(row, 0)?.and_then(Outcome::of_word) {
                     Some(outcome) => Ok(outcome),
-                    None => Err(get::<Option<String>>(row, 1)?.unwrap_or_default()),
+                    None => Err(Refusal::of_data(get::<Option<String>>(row, 1)?.unwrap_or_default())),
                 });
             }
         }

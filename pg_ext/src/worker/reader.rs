@@ -7,8 +7,10 @@
 use super::connection::{Broken, Connection};
 use super::link::Link;
 use super::locks::{Kind, Lock};
+use super::peer::read;
 use super::process::{begin, interrupts};
 use super::remote::{Remote, Wanted, owner};
+use super::session::{Own, set_aside};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, transaction};
@@ -138,7 +140,7 @@ fn store_first(name: &str, id: &str, offer: &[u8]) -> bool {
         Err(refused) => {
             // Most often somebody else was first.
             pgrx::debug1!("tandem reader {name}: {id:?}: {refused}");
-            refused.is_data
+            refused.is_data()
         }
     }
 }
@@ -152,13 +154,20 @@ pub fn wait_for_fills(name: &str) -> Result<(), Failed> {
 fn fill(connection: &mut Connection, name: &str, owner: &Owner, ids: Vec<String>) -> Result<(), Broken> {
     let mut rest = ids;
     while !rest.is_empty() {
-        let Page { found, later } = transaction(|| store::fetch(&rest))?;
-        rest.retain(|id| !later.contains(id));
+        let Page { found, later, unreadable } = read(&Own, &rest, store::fetch)?;
+        // Who waits for one that cannot be read is not told that there is none: a write would take its place.
+        rest.retain(|id| !later.contains(id) && !unreadable.contains_key(id));
+        for (id, reason) in unreadable {
+            set_aside(name, &id, "to_redis", None, &reason)?;
+        }
         let revisions: Vec<(&str, Vec<u8>)> =
             rest.iter().map(|id| (id.as_str(), found.get(id).map(encode).unwrap_or_default())).collect();
-        for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, owner, &revisions)?) {
-            if let Some(reason) = refused {
-                pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
+        if !revisions.is_empty() {
+            for ((id, _), refused) in revisions.iter().zip(Remote(connection).fill(name, owner, &revisions)?)
+            {
+                if let Some(reason) = refused {
+                    pgrx::log!("tandem reader {name}: {id:?} was refused: {reason}");
+                }
             }
         }
         rest = later.into_iter().collect();

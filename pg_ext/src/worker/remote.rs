@@ -1,7 +1,8 @@
 //! Redis as a replica of the shared search, and the link's commands with their replies taken apart.
 
 use super::connection::{Broken, Connection, reply_error};
-use super::peer::Answer;
+use super::peer::{Answer, Refusal};
+use super::transaction::FailureKind;
 use crate::error;
 use pgrx::prelude::*;
 use redis::Value;
@@ -243,8 +244,13 @@ impl Remote<'_> {
         Ok(integer(&reply)? == 1)
     }
 
-    /// The current revisions of ids, as many as fit a page, and the number of ids that it answers for.
-    pub fn fetch(&mut self, ids: &[String]) -> Result<(HashMap<String, Revision>, usize), Broken> {
+    /// The current revisions of ids, as many as fit a page, or why one cannot be read; and the number of ids that it answers
+    /// for.
+    #[allow(clippy::type_complexity, reason = "a revision or a reason by id")]
+    pub fn fetch(
+        &mut self,
+        ids: &[String],
+    ) -> Result<(HashMap<String, Result<Revision, String>>, usize), Broken> {
         if ids.is_empty() {
             return Ok((HashMap::new(), 0));
         }
@@ -255,8 +261,7 @@ impl Remote<'_> {
         let (mut found, answered) = (HashMap::new(), replies.len());
         for (id, reply) in ids.iter().zip(replies) {
             if reply != Value::Nil {
-                let revision =
-                    decode(&bytes(reply)?, Source::Foreign).map_err(|error| Broken(error.to_string()))?;
+                let revision = decode(&bytes(reply)?, Source::Foreign).map_err(|error| error.to_string());
                 found.insert(id.clone(), revision);
             }
         }
@@ -300,9 +305,20 @@ fn flags(reply: Value, count: usize) -> Result<Vec<bool>, Broken> {
 /// What Redis says of a revision that is joined.
 pub(super) fn answer(value: Value) -> Result<Answer, Broken> {
     match value {
-        Value::ServerError(error) => Ok(Err(reply_error(&error))),
+        Value::ServerError(error) => {
+            let reason = reply_error(&error);
+            let kind = if is_of_the_item(&reason) { FailureKind::Data } else { FailureKind::Passing };
+            Ok(Err(Refusal { reason, kind }))
+        }
         value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),
     }
+}
+
+/// Whether an error is one that the module itself gives for an item. Any other says something of the server: it has no
+/// room, is no master, does not have the module, or lets nobody write.
+fn is_of_the_item(reason: &str) -> bool {
+    let code = reason.split(' ').next().unwrap_or_default();
+    ["WRONGTYPE", "TOOLARGE", "INVALID", "BADJSON", "CORRUPT", "SCHEMA"].contains(&code)
 }
 
 fn fingerprint(count: &Value, sum: Value) -> Result<Fingerprint, Broken> {

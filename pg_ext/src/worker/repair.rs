@@ -1,7 +1,7 @@
 //! Check and repair of two sides: the shared search finds the ids that differ, and joining both ways mends them.
 
 use super::connection::Broken;
-use super::peer::{Answer, Named, Peer};
+use super::peer::{Answer, Named, Peer, Refusal};
 use crate::fault_point::{self, Point};
 use crate::settings;
 use crate::store::Page;
@@ -26,8 +26,12 @@ pub struct Report {
     pub differences: u64,
     /// Ids that were mended.
     pub repaired: u64,
-    /// Of the ids that differ still, those on their way: they wait in Redis or in the log for the link.
+    /// Of the ids that differ still, those on their way: they wait in Redis or in the log for the link, or for a lock.
     pub in_flight: u64,
+    /// Ids that one side could not read.
+    pub unread: u64,
+    /// The first of them, with the reason.
+    pub unreadable: Option<String>,
     /// Ranges compared.
     pub ranges: u64,
     /// Rounds of comparison.
@@ -104,7 +108,16 @@ impl Report {
             return (Verdict::Incomplete, Some(reason.clone()));
         }
         let left = self.differences.saturating_sub(self.repaired);
-        let verdict = Verdict::of(left, self.in_flight);
+        if let Some(unreadable) = &self.unreadable
+            && left <= self.in_flight + self.unread
+        {
+            let count = self.unread;
+            return (
+                Verdict::Incomplete,
+                Some(format!("{count} ids cannot be read, the first is {unreadable}")),
+            );
+        }
+        let verdict = Verdict::of(left, self.in_flight + self.unread);
         let reason = match verdict {
             Verdict::Equal => None,
             Verdict::Incomplete => {
@@ -113,6 +126,25 @@ impl Report {
             Verdict::Differs => self.refused.clone(),
         };
         (verdict, reason)
+    }
+
+    /// Notes an id that a side could not read.
+    fn could_not_read(&mut self, id: &str, side: &str, reason: &str) {
+        self.differences += 1;
+        self.unread += 1;
+        self.unreadable.get_or_insert_with(|| format!("{id}: {reason}"));
+        if self.ids.len() < IDS_MAX {
+            self.ids.push(id.to_owned());
+        }
+        if self.rows.len() < settings::report_rows_max() {
+            let differed = format!("unreadable_in_{side}");
+            self.rows.push(Row {
+                id: id.to_owned(),
+                differed,
+                done: "nothing",
+                reason: Some(reason.to_owned()),
+            });
+        }
     }
 
     /// Ids that the bound leaves room for.
@@ -282,6 +314,8 @@ fn mend(
 struct Fate {
     done: Option<&'static str>,
     reason: Option<String>,
+    /// What is in the way at present.
+    waits_for: Option<String>,
 }
 
 /// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those whose
@@ -294,10 +328,16 @@ fn page_of(
     report: &mut Report,
     books: &mut dyn Books,
 ) -> Result<Vec<String>, Broken> {
-    let Page { found: mut of_right, mut later } = right.fetch(&ids)?;
+    let Page { found: mut of_right, mut later, unreadable: not_right } = right.fetch(&ids)?;
     ids.retain(|id| !later.contains(id));
-    let Page { found: of_left, later: too_much } = left.fetch(&ids)?;
+    let Page { found: of_left, later: too_much, unreadable: not_left } = left.fetch(&ids)?;
     ids.retain(|id| !too_much.contains(id));
+    for (side, unreadable) in [(task.names.0, &not_left), (task.names.1, &not_right)] {
+        let mut unreadable: Vec<_> = unreadable.iter().filter(|(id, _)| ids.contains(id)).collect();
+        unreadable.sort();
+        unreadable.into_iter().for_each(|(id, reason)| report.could_not_read(id, side, reason));
+    }
+    ids.retain(|id| !not_left.contains_key(id) && !not_right.contains_key(id));
     of_right.retain(|id, _| !too_much.contains(id));
     later.extend(too_much);
     let drift = |id: &String| {
@@ -325,7 +365,8 @@ fn page_of(
         fault_point::reach(Point::CheckPulled);
     }
     if task.ways.to_right {
-        let is_open = |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none());
+        let is_open =
+            |id: &str| fates.get(id).is_some_and(|fate| fate.done.is_none() && fate.waits_for.is_none());
         let open = differing.iter().filter(|(id, _)| is_open(id));
         let revisions: Vec<Named<'_>> =
             open.filter_map(|(id, _)| Some((id.as_str(), of_left.get(id)?.clone()))).collect();
@@ -338,10 +379,12 @@ fn page_of(
     }
     let is_left = |id: &&str| !matches!(fates.get(id).and_then(|fate| fate.done), Some("pulled" | "pushed"));
     let still: Vec<&str> = differing.iter().map(|(id, _)| id.as_str()).filter(is_left).collect();
+    let waits = |id: &str| fates.get(id).is_some_and(|fate| fate.waits_for.is_some());
     let mut on_their_way = HashSet::new();
     if !still.is_empty() {
         on_their_way = right.waiting(&still)?;
         on_their_way.extend(left.waiting(&still)?);
+        on_their_way.extend(still.iter().filter(|id| waits(id)).map(|id| (*id).to_owned()));
     }
     report.differences += differing.len() as u64;
     report.repaired += (differing.len() - still.len()) as u64;
@@ -350,8 +393,9 @@ fn page_of(
     report.ids.extend(differing.iter().take(room).map(|(id, _)| id.clone()));
     let room = settings::report_rows_max().saturating_sub(report.rows.len());
     report.rows.extend(differing.iter().take(room).map(|(id, drift)| {
-        let Fate { done, reason } = fates.remove(id.as_str()).unwrap_or_default();
-        let reason = reason.or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
+        let Fate { done, reason, waits_for } = fates.remove(id.as_str()).unwrap_or_default();
+        let reason =
+            reason.or(waits_for).or_else(|| on_their_way.contains(id).then(|| "on its way".to_owned()));
         let differed = drift.words(task.names.0, task.names.1);
         Row { id: id.clone(), differed, done: done.unwrap_or("nothing"), reason }
     }));
@@ -375,8 +419,9 @@ fn settle<'a>(
             // The right side has written again meanwhile; its link will hear of it.
             (Ok(Joined::Stale), Side::Right) => {}
             (Ok(_), Side::Right) => fate.done = Some("pushed"),
-            (Err(reason), _) => {
-                *fate = Fate { done: Some("refused"), reason: Some(reason.clone()) };
+            (Err(refusal), _) if refusal.is_passing() => fate.waits_for = Some(refusal.reason),
+            (Err(Refusal { reason, .. }), _) => {
+                *fate = Fate { done: Some("refused"), reason: Some(reason.clone()), waits_for: None };
                 let (id, revision) = ((*id).to_owned(), encode(revision));
                 refused.push(Refused { id, side, revision, reason });
             }

@@ -7,18 +7,19 @@
 use super::checks::{self, Run};
 use super::connection::Broken;
 use super::id_filter::IdFilter;
+use super::joining::Entry;
 use super::letters;
 use super::link::{self, Link};
 use super::locks::{Kind, Lock};
 use super::node::Node;
-use super::peer::{Here, Local};
+use super::peer::{Here, Local, read};
 use super::process::{begin, interrupts};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, check, check_held};
 use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, readable, supervise};
-use super::transaction::{Failed, transaction};
+use super::transaction::{Failed, durable, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::log;
@@ -26,13 +27,13 @@ use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 use tandem_shared::Revision;
 use tandem_shared::cluster::slot_of;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
-use tandem_shared::id::Range;
-use tandem_shared::request::Operation;
+use tandem_shared::id::{Range, check_id};
 
 /// Pause before the next push to a Redis that has no room.
 const FULL: Duration = Duration::from_secs(1);
@@ -80,14 +81,6 @@ struct Session {
     link: Option<Link>,
 }
 
-/// What became of revisions that were pulled.
-struct Taken {
-    /// A comparison is due: Redis dropped everything, or had no room for what it is to get back.
-    is_check_due: bool,
-    /// The ids of those that were set aside.
-    refused: Vec<String>,
-}
-
 /// What a comparison that is due is to be followed by: tombstones are in no comparison.
 enum Owed {
     /// Those of all ids.
@@ -114,17 +107,22 @@ impl Owed {
     }
 }
 
-/// Transactions of the worker's own.
-struct Own;
+/// Transactions of the worker's own. What they attempt is told to the other side, so that it must be on disk then: what they
+/// write, and what they read.
+pub struct Own;
+
+/// How long a check waits for somebody's lock.
+const LOCK_TIMEOUT: &CStr = c"200ms";
 
 impl Local for Own {
     fn run<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Broken> {
-        self.attempt(work).map_err(Into::into)
+        interrupts();
+        Ok(transaction(work)?)
     }
 
     fn attempt<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
         interrupts();
-        transaction(work)
+        durable(LOCK_TIMEOUT, work)
     }
 }
 
@@ -142,7 +140,7 @@ impl Books for Progress<'_> {
             Side::Left => "from_redis",
             Side::Right => "to_redis",
         };
-        set_aside(self.link, &id, direction, revision, &reason)
+        set_aside(self.link, &id, direction, Some(revision), &reason)
     }
 
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
@@ -176,7 +174,7 @@ impl Session {
         let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
         let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.session(owner))?;
         let mut nodes = Vec::new();
-        Node::follow(&mut nodes, &talk)?;
+        Node::follow(&mut nodes, &talk, &self.name)?;
         fault_point::reach(Point::Attached);
         let is_fresh = talk.iter().any(|shard| shard.is_fresh);
         let is_due = is_fresh || link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
@@ -203,6 +201,12 @@ impl Session {
                 looked = Instant::now();
                 if !self.load()? {
                     return Ok(());
+                }
+                for node in &mut nodes {
+                    if self.join_held(&mut talk, &link, node, &mut filter)? {
+                        self.owe_check(&mut link)?;
+                        owed = Some(Owed::Everything);
+                    }
                 }
             }
             let mut pushed = false;
@@ -237,17 +241,15 @@ impl Session {
             for place in ready {
                 let Some(node) = nodes.get_mut(place) else { continue };
                 let pulled = node.receive()?;
-                if let Some(last) = pulled.last().map(|entry| entry.seq) {
+                if !pulled.is_empty() {
                     worked = true;
                     fault_point::reach(Point::Pulled);
-                    let Taken { is_check_due, refused } = self.join(&mut talk, &link, pulled, &mut filter)?;
-                    if is_check_due {
+                    if self.take(&mut talk, &link, node, pulled, &mut filter)? {
                         self.owe_check(&mut link)?;
                         owed = Some(Owed::Everything);
                         talk.tell(|remote| remote.ready(&self.name, false))?;
                     }
                     fault_point::reach(Point::JoinCommitted);
-                    node.taken(last, refused);
                 }
             }
             if worked {
@@ -258,10 +260,11 @@ impl Session {
             if look && counted.is_none_or(|at| at.elapsed() > COUNT) {
                 counted = Some(Instant::now());
                 let waiting = talk.waiting_for(&self.name)?.iter().sum();
-                transaction(|| link::note_waiting(&self.name, waiting))?;
+                let held: Vec<(&str, &str)> = nodes.iter().flat_map(|node| node.held.reasons()).collect();
+                transaction(|| link::note_waiting(&self.name, waiting, &held))?;
                 talk.refresh()?;
             }
-            if Node::follow(&mut nodes, &talk)? {
+            if Node::follow(&mut nodes, &talk, &self.name)? {
                 // A master that has just come knows nothing yet.
                 (owed, filter, streaming) = (Some(Owed::Everything), IdFilter::Due, false);
             }
@@ -428,98 +431,111 @@ impl Session {
         Ok(())
     }
 
-    /// Joins pulled revisions.
+    /// Takes in what was pulled from a node. Returns whether a comparison is due: Redis dropped everything, or had no room
+    /// for what it is to get back.
+    fn take(
+        &self,
+        talk: &mut Shards,
+        link: &Link,
+        node: &mut Node,
+        pulled: Vec<Pulled>,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
+        let mut everything = false;
+        let mut back = BTreeSet::new();
+        let mut entries = Vec::new();
+        let (count, last) = (pulled.len(), pulled.last().map_or(0, |entry| entry.seq));
+        for Pulled { seq, id, revision } in pulled {
+            if id.is_empty() {
+                everything = true;
+                // Redis drops its filter with everything else.
+                *filter = IdFilter::Due;
+            } else if !link.scope.carries(&id) {
+                continue;
+            } else if let Some(encoded) = revision {
+                if !link.ways.to_left {
+                    continue;
+                }
+                match check_id(&id).and_then(|()| store::decode(&encoded)) {
+                    Ok(revision) => entries.push(Entry::new(seq, id, revision)),
+                    Err(error) => {
+                        // No text of the server's holds a NUL.
+                        let name = id.replace('\0', "\u{fffd}");
+                        self.set_aside(&name, "from_redis", Some(encoded), &error.to_string())?;
+                        node.refused.push(id);
+                    }
+                }
+            } else if link.scope.mirrors(&id) {
+                back.insert(id);
+            }
+        }
+        node.pulled(last, &entries);
+        self.join(talk, link, node, entries, &mut back, filter)?;
+        let is_back = self.give_back(talk, link, back)?;
+        transaction(|| link::note_pulled(&self.name, count))?;
+        Ok(everything || !is_back)
+    }
+
+    /// Joins entries of a node. Those that somebody is in the way of stay with the node. `back` gets the ids of which Redis is
+    /// to have what is here.
     fn join(
         &self,
         talk: &mut Shards,
         link: &Link,
-        pulled: Vec<Pulled>,
+        node: &mut Node,
+        entries: Vec<Entry>,
+        back: &mut BTreeSet<String>,
         filter: &mut IdFilter,
-    ) -> Result<Taken, Broken> {
-        let mut everything = false;
-        let mut refused = Vec::new();
-        let mut back = BTreeSet::new();
-        let mut operations = Vec::new();
-        let count = pulled.len();
-        for entry in pulled {
-            if entry.id.is_empty() {
-                everything = true;
-                // Redis drops its filter with everything else.
-                *filter = IdFilter::Due;
-            } else if !link.scope.carries(&entry.id) {
-                continue;
-            } else if let Some(encoded) = entry.revision {
-                if !link.ways.to_left {
-                    continue;
-                }
-                match store::decode(&encoded) {
-                    Ok(revision) => operations.push((entry.id, revision)),
-                    Err(error) => {
-                        self.set_aside(&entry.id, "from_redis", encoded, &error.to_string())?;
-                        refused.push(entry.id);
-                    }
-                }
-            } else if link.scope.mirrors(&entry.id) {
-                back.insert(entry.id);
-            }
-        }
-        let joined = match self.join_batch(&operations) {
-            Ok(joined) => joined,
-            Err(_) => self.join_singly(&operations)?,
-        };
+    ) -> Result<(), Broken> {
+        let answers = node.join(&self.name, &entries)?;
         if link.scope.is_cache() {
             // Before it is acknowledged: from then on Redis may drop its copies, and asks the filter.
-            let come = operations.iter().map(|(id, _)| id).filter(|id| link.scope.covers(id));
+            let come = entries.iter().map(|entry| &entry.id).filter(|id| link.scope.covers(id));
             filter.add(talk, &self.name, &come.cloned().collect::<Vec<_>>())?;
         }
-        for ((id, _), outcome) in operations.iter().zip(joined) {
-            match outcome {
-                Some(Joined::Stale) => drop(back.insert(id.clone())),
-                Some(_) => {}
-                None => refused.push(id.clone()),
-            }
-        }
-        let mut owed = everything;
-        if link.ways.to_right {
-            match self.push_ids(talk, &back.into_iter().collect::<Vec<_>>()) {
-                Err(broken) if broken.is_full() => owed = true,
-                pushed => pushed?,
-            }
-        }
-        transaction(|| link::note_pulled(&self.name, count))?;
-        Ok(Taken { is_check_due: owed, refused })
-    }
-
-    fn join_batch(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Failed> {
-        if operations.is_empty() {
-            return Ok(Vec::new());
-        }
-        let batch: Vec<(String, Operation)> = operations
-            .iter()
-            .map(|(id, revision)| (id.clone(), Operation::Apply(revision.clone())))
-            .collect();
-        transaction(|| {
-            let done = store::on_behalf_of(&self.name, || store::run(batch))?;
-            fault_point::reach(Point::JoinUncommitted);
-            Ok(done.into_iter().map(|done| done.joined).collect())
-        })
-    }
-
-    /// After a batch failed: each on its own, so that one that cannot be stored does not stop the others.
-    fn join_singly(&self, operations: &[(String, Revision)]) -> Result<Vec<Option<Joined>>, Broken> {
-        let mut joined = Vec::with_capacity(operations.len());
-        for operation in operations {
-            match self.join_batch(std::slice::from_ref(operation)) {
-                Ok(outcome) => joined.extend(outcome),
-                Err(failed) if failed.is_data => {
-                    let (id, revision) = operation;
-                    self.set_aside(id, "from_redis", encode(revision), &failed.message)?;
-                    joined.push(None);
+        for (mut entry, answer) in entries.into_iter().zip(answers) {
+            match answer {
+                Ok(Joined::Stale) => drop(back.insert(entry.id)),
+                Ok(_) => {}
+                Err(refusal) if entry.is_worth_another_try(&refusal, node.joined) => {
+                    node.held.add(entry, &refusal.reason);
                 }
-                Err(failed) => return Err(failed.into()),
+                Err(refusal) => {
+                    let encoded = encode(&entry.revision);
+                    self.set_aside(&entry.id, "from_redis", Some(encoded), &refusal.reason)?;
+                    node.refused.push(entry.id);
+                }
             }
         }
-        Ok(joined)
+        Ok(())
+    }
+
+    /// Sends what is here of ids of which Redis has less. False if it has no room.
+    fn give_back(&self, talk: &mut Shards, link: &Link, ids: BTreeSet<String>) -> Result<bool, Broken> {
+        if !link.ways.to_right {
+            return Ok(true);
+        }
+        match self.push_ids(talk, &ids.into_iter().collect::<Vec<_>>()) {
+            Err(broken) if broken.is_full() => Ok(false),
+            pushed => pushed.map(|()| true),
+        }
+    }
+
+    /// Tries what is held once more. Returns whether a comparison is due.
+    fn join_held(
+        &self,
+        talk: &mut Shards,
+        link: &Link,
+        node: &mut Node,
+        filter: &mut IdFilter,
+    ) -> Result<bool, Broken> {
+        let entries = node.held.take();
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        let mut back = BTreeSet::new();
+        self.join(talk, link, node, entries, &mut back, filter)?;
+        Ok(!self.give_back(talk, link, back)?)
     }
 
     /// Pushes the next part of the log. Returns whether there was any.
@@ -554,14 +570,16 @@ impl Session {
         let mut rest = ids.to_vec();
         while !rest.is_empty() {
             let next = rest.split_off(rest.len().min(500));
-            let Page { found, later } = transaction(|| store::fetch(&rest))?;
+            let Page { found, later, unreadable } = read(&Own, &rest, store::fetch)?;
             rest = later.into_iter().chain(next).collect();
+            for (id, reason) in unreadable {
+                self.set_aside(&id, "to_redis", None, &reason)?;
+            }
             let revisions: Vec<(&str, Vec<u8>)> =
                 found.iter().map(|(id, revision)| (id.as_str(), encode(revision))).collect();
             for ((id, revision), answer) in revisions.iter().zip(talk.push(&revisions)?) {
-                match answer {
-                    Ok(_) => {}
-                    Err(reason) => self.set_aside(id, "to_redis", revision.clone(), &reason)?,
+                if let Err(refusal) = answer {
+                    self.set_aside(id, "to_redis", Some(revision.clone()), &refusal.reason)?;
                 }
             }
         }
@@ -576,14 +594,21 @@ impl Session {
         &self,
         id: &str,
         direction: &'static str,
-        revision: Vec<u8>,
+        revision: Option<Vec<u8>>,
         reason: &str,
     ) -> Result<(), Broken> {
         set_aside(&self.name, id, direction, revision, reason)
     }
 }
 
-fn set_aside(link: &str, id: &str, direction: &str, revision: Vec<u8>, reason: &str) -> Result<(), Broken> {
+/// Sets aside what one side cannot take, or cannot read.
+pub fn set_aside(
+    link: &str,
+    id: &str,
+    direction: &str,
+    revision: Option<Vec<u8>>,
+    reason: &str,
+) -> Result<(), Broken> {
     pgrx::warning!("tandem link {link}: revision of {id:?} set aside: {reason}");
     transaction(|| letters::set_aside(link, id, direction, revision, reason)).map_err(Into::into)
 }

@@ -273,7 +273,7 @@ impl Shards {
             let (chunk, later) = rest.split_at(fits.count().max(1));
             for answer in self.push_part(chunk)? {
                 match answer {
-                    Err(reason) if is_passing(&reason) => return Err(Broken(reason)),
+                    Err(refusal) if refusal.is_passing() => return Err(Broken(refusal.reason)),
                     answer => answers.push(answer),
                 }
             }
@@ -303,7 +303,7 @@ impl Shards {
             for (at, owner, command) in asked {
                 let reply = answer(self.connection(owner)?.receive_raw()?)?;
                 let from = self.shards.get(owner).map_or("", |shard| shard.address.as_str());
-                match reply.as_ref().err().and_then(|error| Redirect::of(error, from)) {
+                match reply.as_ref().err().and_then(|refusal| Redirect::of(&refusal.reason, from)) {
                     Some(redirect) => redirected.push((at, redirect, command)),
                     None => answers.extend([(at, reply)]),
                 }
@@ -337,7 +337,7 @@ impl Shards {
                 // It may not be there any more either: then it is asked for anew.
                 let answered = answer(connection.receive_raw()?)?;
                 let is_redirected =
-                    answered.as_ref().is_err_and(|error| Redirect::of(error, &address).is_some());
+                    answered.as_ref().is_err_and(|refusal| Redirect::of(&refusal.reason, &address).is_some());
                 Ok(Some(answered).filter(|_| !is_redirected))
             }
         }
@@ -385,11 +385,19 @@ impl Peer for Shards {
     fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
         // Of all of them: an id may be on its way from one to another, and the tombstones of a slot stay where they were.
         let (key, mut found) = (settings::digest_key(), HashMap::<String, Revision>::new());
+        let mut unreadable = HashMap::new();
         let mut asked = ids;
         for mut remote in self.remotes() {
             let (here, answered) = remote.fetch(asked)?;
             asked = asked.get(..answered).unwrap_or(asked);
             for (id, revision) in here {
+                let revision = match revision {
+                    Ok(revision) => revision,
+                    Err(reason) => {
+                        unreadable.insert(id, reason);
+                        continue;
+                    }
+                };
                 let greater = match found.remove(&id) {
                     Some(other) => join(&key, &id, other, revision),
                     None => revision,
@@ -398,7 +406,8 @@ impl Peer for Shards {
             }
         }
         let later: HashSet<String> = ids.iter().skip(asked.len()).cloned().collect();
-        found.retain(|id, _| !later.contains(id));
+        unreadable.retain(|id, _| !later.contains(id));
+        found.retain(|id, _| !later.contains(id) && !unreadable.contains_key(id));
         let old: Vec<&str> = asked
             .iter()
             .map(String::as_str)
@@ -408,7 +417,7 @@ impl Peer for Shards {
         for id in old.into_iter().filter(|id| !waiting.contains(*id)) {
             found.remove(id);
         }
-        Ok(Page { found, later })
+        Ok(Page { found, later, unreadable })
     }
 
     fn join(&mut self, revisions: &[Named<'_>]) -> Result<Vec<Answer>, Broken> {
@@ -435,22 +444,4 @@ impl Peer for Shards {
     fn records_conflicts(&self) -> bool {
         false
     }
-}
-
-/// Redis is full, or was told not to write, or a cluster is being changed.
-fn is_passing(reason: &str) -> bool {
-    let codes = [
-        "OOM",
-        "BACKPRESSURE",
-        "MISCONF",
-        "READONLY",
-        "LOADING",
-        "NOLINK",
-        "NOPERM",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "MOVED",
-        "ASK",
-    ];
-    codes.iter().any(|code| reason.starts_with(code))
 }

@@ -4,6 +4,7 @@ use crate::error::Outcome;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 /// Why a transaction was rolled back.
@@ -11,8 +12,44 @@ use std::panic::AssertUnwindSafe;
 pub struct Failed {
     /// What the server said.
     pub message: String,
+    /// Whether trying again may help.
+    pub kind: FailureKind,
+}
+
+/// What an error says of another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The data is refused, and will be again.
+    Data,
+    /// Somebody else is in the way, of this data and maybe of no other.
+    Lock,
+    /// The server cannot do it at present.
+    Passing,
+}
+
+impl FailureKind {
+    /// Of an SQLSTATE. Whatever is not known to pass does not: triggers, constraints and functions of users may give any.
+    fn of(sql_state: &str) -> FailureKind {
+        match sql_state {
+            // Lock not available. Deadlock, and other ways of two transactions to be in each other's way.
+            "55P03" => FailureKind::Lock,
+            state if state.starts_with("40") => FailureKind::Lock,
+            // A standby, or a server that was made to be read only.
+            "25006" => FailureKind::Passing,
+            // Connections (of foreign tables), resources, operators' interventions, the system.
+            state if ["08", "53", "57", "58"].iter().any(|class| state.starts_with(class)) => {
+                FailureKind::Passing
+            }
+            _ => FailureKind::Data,
+        }
+    }
+}
+
+impl Failed {
     /// Whether the data is at fault, so that trying again will not help.
-    pub is_data: bool,
+    pub fn is_data(&self) -> bool {
+        self.kind == FailureKind::Data
+    }
 }
 
 impl std::fmt::Display for Failed {
@@ -36,6 +73,57 @@ pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     .catch_rust_panic(|error| Err(rolled_back(&error)))
     .execute()
 }
+
+/// As [`transaction`], for what is acknowledged elsewhere when it has committed: it is on this server's disk then, whatever
+/// the settings say, and with it everything that it saw. It waits for a lock no longer than so long.
+pub fn durable<T>(lock_timeout: &CStr, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+    let value = transaction(|| {
+        set_local(c"lock_timeout", lock_timeout);
+        let value = work()?;
+        // Not through synchronous_commit, which a trigger may set.
+        // SAFETY: a flag of the present transaction.
+        unsafe { pg_sys::ForceSyncCommit() };
+        Ok(value)
+    })?;
+    // What was found to be there already may be of a transaction that did not wait for the disk.
+    flush_log();
+    Ok(value)
+}
+
+/// Gives a setting a value for the present transaction.
+fn set_local(name: &CStr, value: &CStr) {
+    // SAFETY: inside a transaction, whose end gives the setting its value back.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        )
+    };
+}
+
+/// Returns when everything that this process has seen is on the server's disk.
+fn flush_log() {
+    // SAFETY: the server is not in recovery, where no worker of ours runs. The place where the next record would begin
+    // lies behind the header of a page if the log ends with the page before it; there is nothing to flush in a header.
+    unsafe {
+        let next = pg_sys::GetXLogInsertRecPtr();
+        let into_page = next % u64::from(pg_sys::XLOG_BLCKSZ);
+        let header =
+            if (next - into_page) % pg_sys::wal_segment_size as u64 == 0 { LONG_HEADER } else { HEADER };
+        pg_sys::XLogFlush(if into_page == header { next - into_page } else { next });
+    }
+}
+
+/// Bytes of the header of a page of the log.
+const HEADER: u64 = size_of::<pg_sys::XLogPageHeaderData>() as u64;
+/// Bytes of that of the first page of a file.
+const LONG_HEADER: u64 = size_of::<pg_sys::XLogLongPageHeaderData>() as u64;
 
 /// What a subtransaction changes and does not put back.
 #[derive(Clone, Copy)]
@@ -72,7 +160,7 @@ impl Before {
     fn undo<T>(self, error: CaughtError) -> Result<T, Failed> {
         self.end(false);
         let failed = described(&error);
-        if failed.is_data { Err(failed) } else { error.rethrow() }
+        if failed.is_data() { Err(failed) } else { error.rethrow() }
     }
 }
 
@@ -101,21 +189,9 @@ fn described(error: &CaughtError) -> Failed {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;
-    let state = report.sql_error_code();
-    let is_data = matches!(
-        state,
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
-            | PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION
-            | PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER
-            | PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE
-            | PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
-            | PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
-            | PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
-            | PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION
-            | PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
-            | PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION
-            | PgSqlErrorCode::ERRCODE_RAISE_EXCEPTION
-            | PgSqlErrorCode::ERRCODE_DATA_CORRUPTED
-    );
-    Failed { message: report.message().to_owned(), is_data }
+    let state = report.sql_error_code() as i32;
+    // SAFETY: gives a text of the server's own memory, which the next call overwrites.
+    let state = unsafe { CStr::from_ptr(pg_sys::unpack_sql_state(state)) };
+    let kind = FailureKind::of(&state.to_string_lossy());
+    Failed { message: report.message().to_owned(), kind }
 }
