@@ -93,6 +93,23 @@ LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION tandem.in_state IS 'whether the item lives and has the state';
 
+CREATE FUNCTION tandem.change_link() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.generation := nextval('tandem.link_generations');
+    IF (NEW.url, NEW.mode, NEW.prefix, NEW.direction) IS DISTINCT FROM (OLD.url, OLD.mode, OLD.prefix, OLD.direction) THEN
+        -- What it carries now was not compared, or not with this Redis.
+        NEW.needs_check := true;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER change_link BEFORE UPDATE OF url, mode, prefix, direction, paused ON tandem.links FOR EACH ROW
+    WHEN ((NEW.url, NEW.mode, NEW.prefix, NEW.direction, NEW.paused)
+        IS DISTINCT FROM (OLD.url, OLD.mode, OLD.prefix, OLD.direction, OLD.paused))
+    EXECUTE FUNCTION tandem.change_link();
+COMMENT ON FUNCTION tandem.change_link IS 'gives a link that is changed a new generation';
+
 CREATE FUNCTION tandem.links() RETURNS SETOF tandem.link_state
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
     SELECT l.name, l.mode, l.prefix, l.direction, l.paused, l.state, l.pulled, l.pushed,
@@ -117,7 +134,8 @@ LANGUAGE sql STABLE BEGIN ATOMIC
     UNION ALL SELECT 'conflicts', (SELECT count(*)::text FROM tandem.conflicts)
     UNION ALL SELECT 'dead_letters', (SELECT count(*)::text FROM tandem.dead_letters)
     UNION ALL SELECT 'link ' || l.name, l.state || CASE WHEN l.paused THEN ' (paused)' ELSE '' END
-        || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l;
+        || ', waiting ' || l.waiting || coalesce(', last error: ' || l.last_error, '') FROM tandem.links() l
+    UNION ALL SELECT 'link ' || u.name, 'unlinking' || coalesce(', last error: ' || u.last_error, '') FROM tandem.unlinked u;
 END;
 COMMENT ON FUNCTION tandem.status IS 'what there is here and how the links do, as names and values';
 

@@ -133,5 +133,8 @@ CREATE VIEW tandem.link_status AS
         UNION ALL
         SELECT l.redis_waiting, extract(epoch FROM clock_timestamp() - l.redis_waiting_since)
         WHERE d.direction = 'from_redis') w
-    WHERE l.direction IN ('both', d.direction);
+    WHERE l.direction IN ('both', d.direction)
+    UNION ALL
+    SELECT u.name, NULL, 'unlinking', NULL, NULL, NULL, u.last_error, u.tried_at, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM tandem.unlinked u;
 COMMENT ON VIEW tandem.link_status IS 'each direction of each link: state, what waits and for how long, errors, dead letters, last check';

@@ -39,6 +39,8 @@ GRANT INSERT, UPDATE, DELETE ON tandem.items TO tandem_writer;
 -- What item_status needs of the links; their addresses hold passwords.
 GRANT SELECT (name, prefix, mode, direction, needs_check, log_position) ON tandem.links
     TO tandem_reader, tandem_writer;
+GRANT SELECT (seq, name, recorded_at, tried_at, last_error) ON tandem.unlinked TO tandem_reader, tandem_writer;
+REVOKE EXECUTE ON FUNCTION tandem.change_link() FROM PUBLIC;
 -- Who checks dials wherever a URL says: that is for who makes links.
 REVOKE EXECUTE ON FUNCTION tandem.reconcile(text, text, boolean, bigint),
     tandem.reconcile_peers(text, text, text, boolean, bigint), tandem.link_nodes(text) FROM PUBLIC;

@@ -161,8 +161,11 @@ CREATE TABLE tandem.fold_state (
 COMMENT ON TABLE tandem.fold_state IS 'how far the log is in the blocks';
 INSERT INTO tandem.fold_state DEFAULT VALUES;
 
+-- A process of a link ends when the link's generation is another than it began with.
+CREATE SEQUENCE tandem.link_generations;
 CREATE TABLE tandem.links (
     name text PRIMARY KEY,
+    generation bigint NOT NULL DEFAULT nextval('tandem.link_generations'),
     url text NOT NULL,
     mode text NOT NULL CHECK (mode IN ('mirror', 'cache')),
     prefix text COLLATE "C" NOT NULL,
@@ -173,7 +176,10 @@ CREATE TABLE tandem.links (
     -- nothing in the new cluster.
     log_position text NOT NULL DEFAULT '0',
     system_identifier bigint NOT NULL,
+    database oid NOT NULL,
     needs_check boolean NOT NULL DEFAULT true,
+    -- The sides are to be compared once more, as after a crash of this server.
+    compare_due boolean NOT NULL DEFAULT false,
     state text NOT NULL DEFAULT 'starting',
     -- The start of Redis that all is known of; in a cluster address, start and slots of each master.
     run text,
@@ -189,6 +195,18 @@ CREATE TABLE tandem.links (
     redis_waits_for text
 ) WITH (fillfactor = 50);
 
+-- Links that were removed and that Redis does not know to be.
+CREATE TABLE tandem.unlinked (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    url text NOT NULL,
+    run text,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    tried_at timestamptz,
+    last_error text
+);
+COMMENT ON TABLE tandem.unlinked IS 'links that were removed here and are not detached in Redis yet';
+
 -- How far the entries of each server of Redis, which numbers them anew after each start, were joined for a link: all up
 -- to seq but those in open. What is pulled again after a crash is known by it.
 CREATE TABLE tandem.joined (
@@ -198,6 +216,7 @@ CREATE TABLE tandem.joined (
     open bigint[] NOT NULL,
     PRIMARY KEY (link, run)
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE tandem.joined IS 'how far what was written in Redis is joined, for each server of Redis';
 
 COMMENT ON TABLE tandem.links IS 'the links to Redis; tandem.links() shows them without their addresses';
 
@@ -335,6 +354,7 @@ SELECT pg_catalog.pg_extension_config_dump('tandem.restored_columns', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.routes', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.tombstones', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.links', '');
+SELECT pg_catalog.pg_extension_config_dump('tandem.link_generations', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('tandem.conflicts_seq_seq', '');

@@ -53,7 +53,7 @@ fn link(
     mode: default!(Option<&str>, "'mirror'"),
     prefix: default!(Option<&str>, "''"),
     direction: default!(Option<&str>, "'both'"),
-    check_every: default!(Option<Interval>, "NULL"),
+    check_every: default!(Option<Interval>, "'1 day'"),
 ) -> String {
     let name = name.unwrap_or("redis");
     answer((|| {
@@ -74,9 +74,10 @@ fn link(
         check_worker()?;
         let made = Spi::connect_mut(|client| -> Outcome<bool> {
             let rows = client.update(
-                "INSERT INTO tandem.links (name, url, mode, prefix, direction, check_every, system_identifier) \
-                 SELECT $1, $2, $3, $4, $5, $6, system_identifier FROM pg_control_system() \
-                 ON CONFLICT (name) DO NOTHING RETURNING name",
+                "INSERT INTO tandem.links (name, url, mode, prefix, direction, check_every, system_identifier, database) \
+                 SELECT $1, $2, $3, $4, $5, $6, c.system_identifier, d.oid \
+                 FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d \
+                 WHERE d.datname = pg_catalog.current_database() ON CONFLICT (name) DO NOTHING RETURNING name",
                 None,
                 &[name.into(), url.into(), mode.into(), prefix.into(), direction.into(), check_every.into()],
             )?;
@@ -94,17 +95,20 @@ fn link(
     })())
 }
 
-/// Removes a link. True if it was there. Its worker detaches it in Redis.
+/// Removes a link. True if it was there. A worker detaches it in Redis as soon as that answers; with `force` nobody tries,
+/// and Redis, if it still knows the link, keeps for it what is written there.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unlink(name: Option<&str>) -> bool {
+fn unlink(name: Option<&str>, force: default!(Option<bool>, "false")) -> bool {
+    const REMOVE: &str = "WITH gone AS (DELETE FROM tandem.links l WHERE l.name = $1 RETURNING l.name, l.url, l.run), \
+        numbers AS (DELETE FROM tandem.joined j WHERE j.link = $1), \
+        given_up AS (DELETE FROM tandem.unlinked u WHERE $2 AND u.name = $1 RETURNING 1), \
+        noted AS (INSERT INTO tandem.unlinked (name, url, run) SELECT g.name, g.url, g.run FROM gone g WHERE NOT $2) \
+        SELECT EXISTS (SELECT FROM gone) OR EXISTS (SELECT FROM given_up)";
     answer((|| {
         let name = given("name", name)?;
         store::refuse_read_only(c"tandem.unlink()");
-        let removed = Spi::get_one_with_args::<i64>(
-            "WITH gone AS (DELETE FROM tandem.links WHERE name = $1 RETURNING 1) SELECT count(*) FROM gone",
-            &[name.into()],
-        )?;
-        Ok(removed == Some(1))
+        let args = [name.into(), force.unwrap_or(false).into()];
+        Ok(Spi::get_one_with_args::<bool>(REMOVE, &args)? == Some(true))
     })())
 }
 
@@ -123,14 +127,17 @@ fn resume_link(name: Option<&str>) {
 fn set_paused(name: Option<&str>, paused: bool) -> Outcome<()> {
     let name = given("name", name)?;
     store::refuse_read_only(c"a change of a link");
-    let changed = Spi::get_one_with_args::<i64>(
-        "WITH here AS (SELECT system_identifier AS cluster FROM pg_control_system()), \
-         changed AS (UPDATE tandem.links l SET paused = $2, needs_check = needs_check OR l.system_identifier <> h.cluster, \
-             system_identifier = CASE WHEN $2 THEN l.system_identifier ELSE h.cluster END \
-             FROM here h WHERE name = $1 RETURNING 1) \
-         SELECT count(*) FROM changed",
-        &[name.into(), paused.into()],
-    )?;
+    const CHANGE: &str = "WITH here AS (SELECT c.system_identifier AS cluster, d.oid AS database \
+            FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d \
+            WHERE d.datname = pg_catalog.current_database()), \
+        changed AS (UPDATE tandem.links l SET paused = $2, state = CASE WHEN $2 THEN 'paused' ELSE 'starting' END, \
+                needs_check = l.needs_check \
+                OR (l.system_identifier, l.database) IS DISTINCT FROM (h.cluster, h.database), \
+            system_identifier = CASE WHEN $2 THEN l.system_identifier ELSE h.cluster END, \
+            database = CASE WHEN $2 THEN l.database ELSE h.database END \
+            FROM here h WHERE l.name = $1 RETURNING 1) \
+        SELECT count(*) FROM changed";
+    let changed = Spi::get_one_with_args::<i64>(CHANGE, &[name.into(), paused.into()])?;
     if changed == Some(1) { Ok(()) } else { Err(no_link(name).into()) }
 }
 

@@ -31,7 +31,7 @@ pub struct Entry {
     pub tries: u32,
     /// How many others had been joined when the first did.
     pub others: u64,
-    /// A later one of its id was pulled since: a client has seen it and gone on.
+    /// A later one of its id may have come since: a client has seen it and gone on.
     pub is_superseded: bool,
 }
 

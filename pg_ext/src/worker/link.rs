@@ -4,6 +4,7 @@ use super::repair::Ways;
 use super::shards::Attach;
 use crate::error::Outcome;
 use crate::log::Position;
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
 use tandem_shared::link::Scope;
@@ -28,21 +29,26 @@ pub struct Link {
     pub check_due: bool,
     /// Nothing is carried at present.
     pub is_paused: bool,
+    /// Another one than before means that what the link is has changed.
+    pub generation: i64,
+    /// The sides are to be compared once more.
+    pub compare_due: bool,
 }
 
 impl Link {
     /// Reads the row of a link; none if there is none.
     pub fn read(name: &str) -> Outcome<Option<Link>> {
         // The extension may be dropped, and its links with it.
-        if Spi::get_one::<bool>("SELECT to_regclass('tandem.links') IS NULL")? == Some(true) {
-            return Ok(None);
-        }
         Spi::connect(|client| {
+            let there = client.select("SELECT to_regclass('tandem.links') IS NOT NULL", None, &[])?;
+            if there.first().get_one::<bool>()? != Some(true) {
+                return Ok(None);
+            }
             let rows = client.select(
                 "SELECT l.url, l.prefix, l.direction, l.log_position, NULL, l.needs_check, l.run, l.paused, \
                     l.check_every + coalesce((SELECT max(c.started_at) FROM tandem.checks c \
                         WHERE c.link = l.name AND c.kind <> 'reconcile'), l.created_at) <= now(), \
-                    l.mode \
+                    l.mode, l.generation, l.compare_due \
                  FROM tandem.links l WHERE l.name = $1",
                 None,
                 &[name.into()],
@@ -59,6 +65,8 @@ impl Link {
                 run: row.get::<String>(7)?,
                 check_due: row.get::<bool>(9)? == Some(true),
                 is_paused: row.get::<bool>(8)? == Some(true),
+                generation: row.get(11)?.unwrap_or(0),
+                compare_due: row.get::<bool>(12)? == Some(true),
             }))
         })
     }
@@ -69,10 +77,33 @@ impl Link {
     }
 }
 
-/// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's.
-pub fn set(name: &str, assignments: &'static str) -> Outcome<()> {
-    let statement = format!("UPDATE tandem.links SET {assignments} WHERE name = $1");
-    Ok(Spi::run_with_args(&statement, &[name.into()])?)
+/// A link of which something is noted, as its session knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its generation; nothing is noted of another.
+    pub generation: i64,
+}
+
+/// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's. False if the link is another.
+pub fn set(noted: Noted<'_>, assignments: &'static str) -> Outcome<bool> {
+    let statement =
+        format!("UPDATE tandem.links SET {assignments} WHERE name = $1 AND generation = $2 RETURNING true");
+    changed(&statement, &[noted.name.into(), noted.generation.into()])
+}
+
+/// Whether the link is the one that its session knows.
+pub fn is_current(noted: Noted<'_>) -> Outcome<bool> {
+    let statement = "SELECT FROM tandem.links l WHERE l.name = $1 AND l.generation = $2 AND NOT l.paused";
+    Spi::connect(|client| {
+        Ok(!client.select(statement, None, &[noted.name.into(), noted.generation.into()])?.is_empty())
+    })
+}
+
+/// Whether a statement has changed a row.
+fn changed(statement: &str, args: &[DatumWithOid<'_>]) -> Outcome<bool> {
+    Spi::connect_mut(|client| Ok(!client.update(statement, None, args)?.is_empty()))
 }
 
 /// Lets the transaction commit without waiting for the disk: what is noted then may be lost in a crash, and is
@@ -81,13 +112,23 @@ fn commit_lazily() -> Outcome<()> {
     Ok(Spi::run("SET LOCAL synchronous_commit = off")?)
 }
 
-/// Notes how far Redis has the log, and that so many ids were pushed on the way.
-pub fn note_pushed(name: &str, position: &Position, count: usize) -> Outcome<()> {
+/// Notes how far Redis has the log, and that so many ids were pushed on the way. False if the link is another.
+pub fn note_pushed(noted: Noted<'_>, position: &Position, count: usize) -> Outcome<bool> {
     commit_lazily()?;
-    Ok(Spi::run_with_args(
-        "UPDATE tandem.links SET log_position = $2, pushed = pushed + $3 WHERE name = $1",
-        &[name.into(), position.to_string().into(), (count as i64).into()],
-    )?)
+    let statement = "UPDATE tandem.links SET log_position = $3, pushed = pushed + $4 \
+        WHERE name = $1 AND generation = $2 RETURNING true";
+    let args =
+        [noted.name.into(), noted.generation.into(), position.to_string().into(), (count as i64).into()];
+    changed(statement, &args)
+}
+
+/// Notes that both sides were compared, with Redis as `run` says, and what was logged up to a position with them. False if
+/// the link is another.
+pub fn note_compared(noted: Noted<'_>, run: &str, position: &Position) -> Outcome<bool> {
+    let statement = "UPDATE tandem.links SET needs_check = false, compare_due = false, run = $3, log_position = $4 \
+        WHERE name = $1 AND generation = $2 RETURNING true";
+    let args = [noted.name.into(), noted.generation.into(), run.into(), position.to_string().into()];
+    changed(statement, &args)
 }
 
 /// Notes that so many entries were pulled.

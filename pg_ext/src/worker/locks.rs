@@ -14,6 +14,8 @@ pub enum Kind {
     Reader = 2,
     /// A fill is under way: what was read here may not be in Redis yet.
     Fill = 3,
+    /// Detaches what was removed. The database has one such process, and its lock no link.
+    Unlinker = 4,
 }
 
 /// A lock of a link.
@@ -45,6 +47,16 @@ impl Lock {
     pub fn keep(&self) -> bool {
         let taken = transaction(|| Ok(self.acquire(pg_sys::ExclusiveLock, true)));
         matches!(taken, Ok(true))
+    }
+
+    /// Runs `work` unless somebody holds the lock.
+    pub fn if_free<T>(&self, work: impl FnOnce() -> T) -> Result<Option<T>, Failed> {
+        if !transaction(|| Ok(self.acquire(pg_sys::ExclusiveLock, true)))? {
+            return Ok(None);
+        }
+        let done = work();
+        self.release(pg_sys::ExclusiveLock);
+        Ok(Some(done))
     }
 
     /// Runs `work` while others may hold the lock in the same way, and nobody waits in [`Lock::pass`] to the end.

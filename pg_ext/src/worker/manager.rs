@@ -1,5 +1,6 @@
 //! The manager of a database: folds the log, rotates and truncates it, and keeps a session running for each link.
 
+use super::link;
 use super::process::begin;
 use super::transaction::transaction;
 use super::wait;
@@ -31,6 +32,8 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     begin(&database);
     let (mut rotated, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
     let mut told = Position::START;
+    let mut no_room_until = None;
+    let mut is_noted = false;
     loop {
         let present = transaction(|| {
             Ok(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')")?)
@@ -38,6 +41,13 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
         if !matches!(present, Ok(Some(true))) {
             wait(ABSENT);
             continue;
+        }
+        if !is_noted {
+            // The server was started, or has recovered from a crash of one of its processes, which undoes commits that did
+            // not wait for the disk.
+            let noted = transaction(|| Ok(Spi::run("UPDATE tandem.links SET compare_due = true")?));
+            is_noted = noted.is_ok();
+            report(noted);
         }
         report(transaction(|| {
             if log::fold_pending()? > 0 {
@@ -61,7 +71,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             // A full batch is followed by the next one in the next round.
             forgotten = (forget_tombstones() < TOMBSTONES).then(Instant::now);
         }
-        start_sessions(&database);
+        start_sessions(&database, &mut no_room_until);
         wait(ROUND);
     }
 }
@@ -111,49 +121,73 @@ fn report<T>(result: Result<T, super::transaction::Failed>) {
 }
 
 /// Starts a session, and a reader, for each link that should have one and has none.
-fn start_sessions(database: &str) {
+fn start_sessions(database: &str, no_room_until: &mut Option<Instant>) {
+    if no_room_until.is_some_and(|until| Instant::now() < until) {
+        return;
+    }
     // A dump that is restored elsewhere brings its links. Two Postgres must not share one link by accident.
     report(transaction(|| {
         Ok(Spi::run(
             "UPDATE tandem.links SET paused = true, state = 'paused', last_error_at = now(), \
-             last_error = 'restored from another cluster; tandem.resume_link() takes the link over' \
-             WHERE NOT paused AND system_identifier <> (SELECT system_identifier FROM pg_control_system())",
+             last_error = 'restored from another cluster or database; tandem.resume_link() takes the link over' \
+             WHERE NOT paused AND (system_identifier, database) <> (SELECT c.system_identifier, d.oid \
+                 FROM pg_control_system() c, pg_database d WHERE d.datname = current_database())",
         )?)
     }));
+    const MISSING: &str = "SELECT w.kind, w.name FROM ( \
+            SELECT k.kind, l.name FROM tandem.links l CROSS JOIN (VALUES ('link'), ('reader')) AS k (kind) \
+            WHERE NOT l.paused AND (k.kind = 'link' OR l.direction <> 'from_redis') \
+            UNION ALL SELECT 'unlinker', '' WHERE EXISTS (SELECT FROM tandem.unlinked)) w \
+        WHERE NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database() \
+            AND a.backend_type = rtrim(format('tandem %s %s', w.kind, w.name)))";
     let missing = transaction(|| {
         Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT k.kind, l.name FROM tandem.links l CROSS JOIN (VALUES ('link'), ('reader')) AS k (kind) \
-                 WHERE NOT l.paused AND (k.kind = 'link' OR l.direction <> 'from_redis') \
-                   AND NOT EXISTS (SELECT FROM pg_stat_activity a \
-                     WHERE a.backend_type = format('tandem %s %s', k.kind, l.name) AND a.datname = current_database())",
-                None,
-                &[],
-            )?;
             let mut missing = Vec::new();
-            for row in rows {
+            for row in client.select(MISSING, None, &[])? {
                 missing.extend(row.get::<String>(1)?.zip(row.get::<String>(2)?));
             }
             Ok(missing)
         })
     });
-    for (kind, name) in missing.unwrap_or_default() {
-        let function = if kind == "link" { "tandem_link_main" } else { "tandem_reader_main" };
-        let kind = format!("tandem {kind} {name}");
-        let started = BackgroundWorkerBuilder::new(&kind)
-            .set_type(&kind)
-            .set_library("tandem")
-            .set_function(function)
-            .set_extra(&format!("{database}\n{name}"))
-            .enable_spi_access()
-            // SAFETY: the process' own id.
-            .set_notify_pid(unsafe { pg_sys::MyProcPid })
-            .load_dynamic();
-        match started {
-            Ok(worker) => drop(worker.wait_for_startup()),
-            Err(_) => {
-                pgrx::warning!("{kind}: no free background worker; raise max_worker_processes and restart")
-            }
+    let missing = missing.unwrap_or_else(|failed| {
+        report::<()>(Err(failed));
+        Vec::new()
+    });
+    for (kind, name) in missing {
+        if !start(database, &kind, &name) {
+            *no_room_until = Some(Instant::now() + NO_ROOM);
+            return;
         }
     }
+}
+
+/// Pause where the server has no room for another process.
+const NO_ROOM: Duration = Duration::from_secs(5);
+
+/// Starts a process. False if the server has no room for it, which the link's row tells then.
+fn start(database: &str, kind: &str, name: &str) -> bool {
+    let (function, extra) = match kind {
+        "link" => ("tandem_link_main", format!("{database}\n{name}")),
+        "reader" => ("tandem_reader_main", format!("{database}\n{name}")),
+        _ => ("tandem_unlinker_main", database.to_owned()),
+    };
+    let title = format!("tandem {kind} {name}");
+    let title = title.trim_end();
+    let started = BackgroundWorkerBuilder::new(title)
+        .set_type(title)
+        .set_library("tandem")
+        .set_function(function)
+        .set_extra(&extra)
+        .enable_spi_access()
+        // SAFETY: the process' own id.
+        .set_notify_pid(unsafe { pg_sys::MyProcPid })
+        .load_dynamic();
+    if let Ok(worker) = started {
+        let _ = worker.wait_for_startup();
+        return true;
+    }
+    let reason = "no free background worker; raise max_worker_processes and restart";
+    pgrx::warning!("{title}: {reason}");
+    report(transaction(|| link::note_error(name, reason)));
+    false
 }

@@ -22,6 +22,7 @@ mod supervision;
 mod tls;
 mod topology;
 mod transaction;
+mod unlinker;
 
 pub use checks::{Run, begin, finish};
 pub use connection::{Broken, check_url, redis_name};

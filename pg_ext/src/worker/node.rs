@@ -28,6 +28,8 @@ pub struct Node {
     run: String,
     pull: Connection,
     asked: Option<Instant>,
+    /// It was asked before the two sides were compared.
+    asked_before: bool,
     after: u64,
     acknowledged: u64,
     /// Ids whose revision was set aside since the last acknowledgement.
@@ -49,6 +51,7 @@ impl Node {
             run: shard.run.clone(),
             pull: shards.connect(shard)?,
             asked: None,
+            asked_before: false,
             after: 0,
             acknowledged: 0,
             refused: Vec::new(),
@@ -91,6 +94,12 @@ impl Node {
         }
     }
 
+    /// Notes that the two sides were compared: what was asked for before that may be older than what the comparison has brought
+    /// from the same server.
+    pub fn was_compared(&mut self) {
+        self.asked_before |= self.asked.is_some();
+    }
+
     /// The socket on which the answer comes.
     pub fn socket(&self) -> RawFd {
         self.pull.socket()
@@ -103,10 +112,12 @@ impl Node {
     }
 
     /// Notes what was pulled: entries that are to be joined, and others, up to a number.
-    pub fn pulled(&mut self, last: u64, entries: &[Entry]) {
+    pub fn pulled(&mut self, last: u64, entries: &mut [Entry]) {
+        let asked_before = std::mem::take(&mut self.asked_before);
+        entries.iter_mut().for_each(|entry| entry.is_superseded = asked_before);
         self.after = self.after.max(last);
         self.open.extend(entries.iter().map(|entry| entry.seq));
-        for entry in entries {
+        for entry in &*entries {
             self.held.supersede(&entry.id, entry.seq);
         }
     }

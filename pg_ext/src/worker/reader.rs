@@ -52,7 +52,7 @@ impl Supervised for Reader {
 
     fn work(&mut self) -> Result<(), Broken> {
         match source(&self.name)? {
-            Some((url, run)) => serve(&self.name, &url, &run),
+            Some(link) => serve(&self.name, &link),
             None => Ok(()),
         }
     }
@@ -68,10 +68,9 @@ impl Supervised for Reader {
     }
 }
 
-/// Where to read for a link, and what its Redis was when it was compared last; `None` if it is to stop.
-fn source(name: &str) -> Result<Option<(String, String)>, Broken> {
-    let link = transaction(|| Link::read(name))?.filter(|link| !link.is_paused && link.ways.to_right);
-    Ok(link.map(|link| (link.url, link.run.unwrap_or_default())))
+/// The link to read for; `None` if this is to stop.
+fn source(name: &str) -> Result<Option<Link>, Broken> {
+    Ok(transaction(|| Link::read(name))?.filter(|link| !link.is_paused && link.ways.to_right))
 }
 
 /// A server that is asked.
@@ -81,9 +80,10 @@ struct Asked {
     is_anew: bool,
 }
 
-/// Serves one connection to each server. `Ok` means that the link was paused or removed.
-fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
-    let mut shards = Shards::open(url, &Shards::addresses(run), None, Attach::Not)?;
+/// Serves one connection to each server. `Ok` means that the link was paused, removed or changed.
+fn serve(name: &str, link: &Link) -> Result<(), Broken> {
+    let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
+    let mut shards = Shards::open(&link.url, &others, None, Attach::Not)?;
     let owner = transaction(owner)?;
     let asked = |shard| Ok(Asked { connection: shards.connect(shard)?, since: None, is_anew: true });
     let mut all = shards.iter().map(asked).collect::<Result<Vec<_>, Broken>>()?;
@@ -115,7 +115,7 @@ fn serve(name: &str, url: &str, run: &str) -> Result<(), Broken> {
         }
         if looked.elapsed() > LOOK {
             looked = Instant::now();
-            if source(name)?.is_none_or(|(now, _)| now != url) {
+            if source(name)?.is_none_or(|now| now.generation != link.generation) {
                 return Ok(());
             }
             shards.refresh()?;

@@ -361,6 +361,7 @@ fn page_of(
         let revisions: Vec<Named<'_>> =
             differing.iter().filter_map(|(id, _)| Some((id.as_str(), of_right.remove(id)?))).collect();
         let answers = left.join(&revisions)?;
+        keep_losers(left, right, &revisions, &answers, &of_left, books)?;
         settle(&revisions, answers, Side::Left, &mut fates, &mut refused);
         fault_point::reach(Point::CheckPulled);
     }
@@ -400,6 +401,41 @@ fn page_of(
         Row { id: id.clone(), differed, done: done.unwrap_or("nothing"), reason }
     }));
     Ok(later.into_iter().collect())
+}
+
+/// Keeps what has lost on the left side by a join there, though nobody has seen it yet: a revision of the right side that still
+/// waits to come over, and one of the left side that still waits to go.
+fn keep_losers(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    revisions: &[Named<'_>],
+    answers: &[Answer],
+    of_left: &HashMap<String, Revision>,
+    books: &mut dyn Books,
+) -> Result<(), Broken> {
+    let with = |outcome: Joined| {
+        let answered = revisions.iter().zip(answers);
+        let met = answered.filter(move |(_, answer)| **answer == Ok(outcome)).map(|(named, _)| named);
+        met.filter(|(id, _)| of_left.contains_key(*id)).collect::<Vec<&Named<'_>>>()
+    };
+    let (stale, applied) = (with(Joined::Stale), with(Joined::Applied));
+    let ids = |named: &[&Named<'_>]| named.iter().map(|(id, _)| id.to_string()).collect::<Vec<String>>();
+    let (stale_ids, applied_ids) = (ids(&stale), ids(&applied));
+    if !stale.is_empty() {
+        let waiting = right.waiting(&stale_ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        for (id, revision) in stale.into_iter().filter(|(id, _)| waiting.contains(*id)) {
+            books.keep_loser(id, revision)?;
+        }
+    }
+    if !applied.is_empty() {
+        let waiting = left.waiting(&applied_ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        for (id, _) in applied.into_iter().filter(|(id, _)| waiting.contains(*id)) {
+            if let Some(loser) = of_left.get(*id) {
+                books.keep_loser(id, loser)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Notes what became of revisions that were joined on one side.

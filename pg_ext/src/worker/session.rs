@@ -9,7 +9,7 @@ use super::connection::Broken;
 use super::id_filter::IdFilter;
 use super::joining::Entry;
 use super::letters;
-use super::link::{self, Link};
+use super::link::{self, Link, Noted};
 use super::locks::{Kind, Lock};
 use super::node::Node;
 use super::peer::{Here, Local, read};
@@ -17,7 +17,7 @@ use super::process::{begin, interrupts};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, check, check_held};
-use super::shards::{Attach, Shards};
+use super::shards::Shards;
 use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, durable, transaction};
 use crate::error::Outcome;
@@ -26,6 +26,7 @@ use crate::log;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use tandem_shared::cluster::slot_of;
 use tandem_shared::codec::encode;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::id::{Range, check_id};
+use tandem_shared::reconcile::Replica;
 
 /// Pause before the next push to a Redis that has no room.
 const FULL: Duration = Duration::from_secs(1);
@@ -57,13 +59,13 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     let Some((database, name)) = extra.split_once('\n') else { return };
     begin(database);
     if Lock::of(Kind::Session, name).keep() {
-        supervise(&mut Session { name: name.to_owned(), link: None });
+        supervise(&mut Session { name: name.to_owned(), generation: None, has_compared: Cell::new(false) });
     }
 }
 
 impl Supervised for Session {
     fn is_wanted(&mut self) -> bool {
-        matches!(self.load(), Ok(true))
+        matches!(self.load(), Ok(Some(_)))
     }
 
     fn work(&mut self) -> Result<(), Broken> {
@@ -72,13 +74,23 @@ impl Supervised for Session {
 
     fn note(&mut self, reason: &str) {
         pgrx::log!("tandem link {}: {reason}; will try again", self.name);
-        let _ = transaction(|| link::note_error(&self.name, reason));
+        if matches!(self.load(), Ok(Some(_))) {
+            let _ = transaction(|| link::note_error(&self.name, reason));
+        }
     }
 }
 
 struct Session {
     name: String,
-    link: Option<Link>,
+    /// That of the link when this process began.
+    generation: Option<i64>,
+    /// A comparison has begun since the nodes were told of the last one.
+    has_compared: Cell<bool>,
+}
+
+/// What a session ends with whose link is another than when it began.
+fn changed() -> Broken {
+    Broken("the link was changed or removed".into())
 }
 
 /// What a comparison that is due is to be followed by: tombstones are in no comparison.
@@ -97,6 +109,10 @@ impl Owed {
             Some(Owed::Slots(slots)) => slots.extend(moved),
             None => *owed = Some(Owed::Slots(moved)),
         }
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Owed::Slots(slots) if slots.is_empty())
     }
 
     fn has(&self, id: &str) -> bool {
@@ -128,6 +144,7 @@ impl Local for Own {
 
 /// How far the run of a check is said to be.
 struct Progress<'a> {
+    session: &'a Session,
     link: &'a str,
     run: i64,
     told: Option<(&'static str, Instant)>,
@@ -148,8 +165,12 @@ impl Books for Progress<'_> {
             return Ok(());
         }
         self.told = Some((phase, Instant::now()));
-        let run = self.run;
-        Own.run(|| checks::tell(run, phase, report))
+        let (run, noted) = (self.run, self.session.noted());
+        let is_current = Own.run(|| {
+            checks::tell(run, phase, report)?;
+            link::is_current(noted)
+        })?;
+        if is_current { Ok(()) } else { Err(changed()) }
     }
 
     fn keep_loser(&mut self, id: &str, loser: &Revision) -> Result<(), Broken> {
@@ -166,10 +187,7 @@ impl From<Failed> for Broken {
 impl Session {
     /// One connection's life. `Ok` means that the link was paused or removed.
     fn run(&mut self) -> Result<(), Broken> {
-        if !self.load()? {
-            return Ok(());
-        }
-        let Some(mut link) = self.link.clone() else { return Ok(()) };
+        let Some(mut link) = self.load()? else { return Ok(()) };
         let owner = transaction(owner)?;
         let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
         let mut talk = Shards::open(&link.url, &others, Some(&self.name), link.session(owner))?;
@@ -181,6 +199,9 @@ impl Session {
         let mut owed = is_due.then_some(Owed::Everything);
         if is_fresh {
             self.owe_check(&mut link)?;
+        }
+        if owed.is_none() && (link.compare_due || self.roots_differ(&mut talk, &link)?) {
+            owed = Some(Owed::Slots(HashSet::new()));
         }
         // A Redis without room is no reason to stop taking what it has: that is what makes room.
         let mut full_until: Option<Instant> = None;
@@ -199,8 +220,12 @@ impl Session {
             let look = looked.elapsed() > LOOK;
             if look {
                 looked = Instant::now();
-                if !self.load()? {
-                    return Ok(());
+                match self.load()? {
+                    Some(row) => {
+                        link.check_due = row.check_due;
+                        link.compare_due = row.compare_due;
+                    }
+                    None => return Ok(()),
                 }
                 for node in &mut nodes {
                     if self.join_held(&mut talk, &link, node, &mut filter)? {
@@ -230,6 +255,9 @@ impl Session {
                     }
                     Err(broken) => return Err(broken),
                 }
+            }
+            if self.has_compared.take() {
+                nodes.iter_mut().for_each(Node::was_compared);
             }
             // Also before a comparison that is due, which may wait for the room that this makes.
             for node in &mut nodes {
@@ -272,6 +300,14 @@ impl Session {
         }
     }
 
+    /// Compares the two roots of what both sides are to have, which are a few numbers: whatever a crash or a restore of one side
+    /// has undone shows in them.
+    fn roots_differ(&self, talk: &mut Shards, link: &Link) -> Result<bool, Broken> {
+        let (mirrored, _) = link.scope.ranges();
+        let mut here = Here { local: Own, link: Some(&self.name), origin: &self.name };
+        Ok(here.fingerprints(&mirrored)? != talk.fingerprints(&mirrored)?)
+    }
+
     /// Pushes what is due: a comparison that is owed or scheduled, letters that are to be tried again, and the next
     /// part of the log. Returns whether there was any of the log. `looked`: the link's row was just read.
     fn push_due(
@@ -290,8 +326,11 @@ impl Session {
         }
         if looked {
             letters::push_requested(talk, &self.name)?;
-            if self.link.as_ref().is_some_and(|link| link.check_due) {
+            if link.check_due {
                 self.whole_check(talk, link, &Owed::Everything, "scheduled")?;
+                self.set("state = 'streaming'")?;
+            } else if link.compare_due {
+                self.whole_check(talk, link, &Owed::Slots(HashSet::new()), "attach")?;
                 self.set("state = 'streaming'")?;
             }
         }
@@ -310,31 +349,17 @@ impl Session {
         Ok(pushed || loaded)
     }
 
-    /// Reads the link's row. False if the link was paused or removed; a removed one is detached.
-    fn load(&mut self) -> Result<bool, Broken> {
-        let row = transaction(|| Link::read(&self.name))?;
-        match row {
-            Some(link) if !link.is_paused => {
-                self.link = Some(link);
-                Ok(true)
-            }
-            Some(_) => {
-                self.set("state = 'paused'")?;
-                Ok(false)
-            }
-            None => {
-                if let Some(link) = self.link.take() {
-                    let owner = transaction(owner)?;
-                    let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
-                    let detached = Shards::open(&link.url, &others, None, Attach::Not)
-                        .and_then(|mut shards| shards.tell(|remote| remote.detach(&self.name, &owner)));
-                    if let Err(Broken(reason)) = detached {
-                        pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
-                    }
-                }
-                Ok(false)
-            }
+    /// Reads the link's row. None if the link was paused, removed or changed: another process has it then.
+    fn load(&mut self) -> Result<Option<Link>, Broken> {
+        let Some(link) = transaction(|| Link::read(&self.name))? else { return Ok(None) };
+        if *self.generation.get_or_insert(link.generation) != link.generation {
+            return Ok(None);
         }
+        Ok(Some(link).filter(|link| !link.is_paused))
+    }
+
+    fn noted(&self) -> Noted<'_> {
+        Noted { name: &self.name, generation: self.generation.unwrap_or(0) }
     }
 
     /// Compares everything under the link and mends it, as after a first contact or a restart of Redis.
@@ -346,6 +371,7 @@ impl Session {
         kind: &'static str,
     ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
+        self.has_compared.set(true);
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(log::end)?;
         if link.scope.is_cache() {
@@ -355,7 +381,7 @@ impl Session {
         let report = self.recorded_check(talk, link, kind)?;
         // Not before: what was written in Redis before the link was known waits for nobody, and would be lost under a
         // tombstone of its version without a record.
-        if link.ways.to_right {
+        if link.ways.to_right && !owed.is_nothing() {
             for range in link.scope.ranges().0 {
                 self.push_tombstones(talk, &range, owed)?;
             }
@@ -367,14 +393,11 @@ impl Session {
         link.needs_check = false;
         let run = talk.describe();
         link.run = Some(run.clone());
-        let (name, position) = (self.name.clone(), link.position.to_string());
-        transaction(move || {
-            Spi::run_with_args(
-                "UPDATE tandem.links SET needs_check = false, run = $2, log_position = $3 WHERE name = $1",
-                &[name.into(), run.into(), position.into()],
-            )?;
-            Ok(())
-        })?;
+        link.compare_due = false;
+        link.check_due = false;
+        if !transaction(|| link::note_compared(self.noted(), &run, &link.position))? {
+            return Err(changed());
+        }
         if kind == "attach" || report.differences > 0 {
             pgrx::log!(
                 "tandem link {}: compared with Redis, {} ids differed, {} mended",
@@ -393,7 +416,7 @@ impl Session {
         let task = Task::of_link(link.ways, None);
         let mut report = Report::default();
         let mut postgres = Here { local: Own, link: Some(&self.name), origin: &self.name };
-        let mut progress = Progress { link: &self.name, run, told: None };
+        let mut progress = Progress { session: self, link: &self.name, run, told: None };
         let checked = (|| {
             let (mirrored, cached) = link.scope.ranges();
             check(&mut postgres, talk, &task, mirrored, &mut report, &mut progress)?;
@@ -418,6 +441,9 @@ impl Session {
             let Some(last) = page.last().cloned() else { return Ok(()) };
             after = Some(last);
             page.retain(|id| owed.has(id));
+            if !Own.run(|| link::is_current(self.noted()))? {
+                return Err(changed());
+            }
             self.push_ids(talk, &page)?;
         }
     }
@@ -469,7 +495,7 @@ impl Session {
                 back.insert(id);
             }
         }
-        node.pulled(last, &entries);
+        node.pulled(last, &mut entries);
         self.join(talk, link, node, entries, &mut back, filter)?;
         let is_back = self.give_back(talk, link, back)?;
         transaction(|| link::note_pulled(&self.name, count))?;
@@ -540,7 +566,15 @@ impl Session {
 
     /// Pushes the next part of the log. Returns whether there was any.
     fn push_log(&self, talk: &mut Shards, link: &mut Link, filter: &mut IdFilter) -> Result<bool, Broken> {
-        let log::Part { ids, come, end, rows } = transaction(|| log::read(&link.position, &self.name))?;
+        let (log::Part { ids, come, end, rows }, is_current) = transaction(|| {
+            let part = log::read(&link.position, &self.name)?;
+            // Asked last: whoever has changed the link did so before what was written after that.
+            let is_current = part.rows == 0 || link::is_current(self.noted())?;
+            Ok((part, is_current))
+        })?;
+        if !is_current {
+            return Err(changed());
+        }
         if rows == 0 {
             // What has ended without a change is behind this link; it is noted with the next part.
             link.position = end;
@@ -560,7 +594,9 @@ impl Session {
         }
         self.push_ids(talk, &ids)?;
         fault_point::reach(Point::Pushed);
-        transaction(|| link::note_pushed(&self.name, &end, count))?;
+        if !transaction(|| link::note_pushed(self.noted(), &end, count))? {
+            return Err(changed());
+        }
         link.position = end;
         Ok(true)
     }
@@ -587,7 +623,10 @@ impl Session {
     }
 
     fn set(&self, assignments: &'static str) -> Result<(), Broken> {
-        transaction(|| link::set(&self.name, assignments)).map_err(Into::into)
+        match transaction(|| link::set(self.noted(), assignments))? {
+            true => Ok(()),
+            false => Err(changed()),
+        }
     }
 
     fn set_aside(
