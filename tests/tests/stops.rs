@@ -84,19 +84,19 @@ fn an_item_that_cannot_be_read_is_a_letter_and_named_by_a_check() {
     run(
         &mut client,
         "SET session_replication_role = replica; \
-         UPDATE tandem.items SET audit = jsonb_build_object('n', repeat('x', 2000)), version = version + 1, \
+         UPDATE tandem.items SET state = repeat('s', 100), version = version + 1, \
             \"timestamp\" = \"timestamp\" + 1 WHERE id = 'a'; \
          RESET session_replication_role; SELECT tandem.put('c', '1'), tandem.put('b', '2')",
     );
     arrives_in_redis(&pair, "c");
     wait::until("it is a letter", DEADLINE, || letters(&mut client, "to_redis") == ["a"]);
     let reason: String = value(&mut client, "SELECT reason FROM tandem.dead_letters");
-    assert!(reason.contains("audit"), "{reason}");
+    assert!(reason.contains("state"), "{reason}");
     assert_eq!(in_redis(&pair, "a").as_deref(), Some("1"), "what Redis had stays");
 
     let checked = format!("SELECT answer || ': ' || reason FROM tandem.reconcile('{}')", pair.link);
     let answer: String = value(&mut client, &checked);
-    assert!(answer.starts_with("incomplete: ") && answer.contains("a: audit"), "{answer}");
+    assert!(answer.starts_with("incomplete: ") && answer.contains("a: state"), "{answer}");
     let named: String =
         value(&mut client, "SELECT id || ' ' || differed FROM tandem.reports ORDER BY run DESC LIMIT 1");
     assert_eq!(named, "a unreadable_in_postgres");
@@ -107,7 +107,7 @@ fn an_item_that_cannot_be_read_is_a_letter_and_named_by_a_check() {
     });
     run(
         &mut client,
-        "SET session_replication_role = replica; UPDATE tandem.items SET audit = NULL WHERE id = 'a'; \
+        "SET session_replication_role = replica; UPDATE tandem.items SET state = 'default' WHERE id = 'a'; \
          RESET session_replication_role; SELECT tandem.retry_dead_letters()",
     );
     pair.settle("the letter is gone", |client, _| letters(client, "to_redis").is_empty());
@@ -124,7 +124,7 @@ fn an_item_that_cannot_be_read_is_no_miss_in_a_cache() {
     run(
         &mut client,
         "SET session_replication_role = replica; \
-         UPDATE tandem.items SET audit = jsonb_build_object('n', repeat('x', 2000)) WHERE id = 'a'; \
+         UPDATE tandem.items SET state = repeat('s', 100) WHERE id = 'a'; \
          RESET session_replication_role",
     );
     run(&mut client, &format!("SELECT tandem.link('{}', mode => 'cache')", redis.url()));

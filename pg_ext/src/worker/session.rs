@@ -17,7 +17,7 @@ use super::process::{begin, interrupts};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
 use super::repair::{Books, Refused, Report, Side, Task, check, check_held};
-use super::shards::Shards;
+use super::shards::{Attach, Shards};
 use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, durable, transaction};
 use crate::error::Outcome;
@@ -59,7 +59,12 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
     let Some((database, name)) = extra.split_once('\n') else { return };
     begin(database);
     if Lock::of(Kind::Session, name).keep() {
-        supervise(&mut Session { name: name.to_owned(), generation: None, has_compared: Cell::new(false) });
+        supervise(&mut Session {
+            name: name.to_owned(),
+            generation: None,
+            last: None,
+            has_compared: Cell::new(false),
+        });
     }
 }
 
@@ -84,6 +89,8 @@ struct Session {
     name: String,
     /// That of the link when this process began.
     generation: Option<i64>,
+    /// The link as it was read last.
+    last: Option<Link>,
     /// A comparison has begun since the nodes were told of the last one.
     has_compared: Cell<bool>,
 }
@@ -351,11 +358,31 @@ impl Session {
 
     /// Reads the link's row. None if the link was paused, removed or changed: another process has it then.
     fn load(&mut self) -> Result<Option<Link>, Broken> {
-        let Some(link) = transaction(|| Link::read(&self.name))? else { return Ok(None) };
+        let Some(link) = transaction(|| Link::read(&self.name))? else {
+            self.leave();
+            return Ok(None);
+        };
         if *self.generation.get_or_insert(link.generation) != link.generation {
             return Ok(None);
         }
+        self.last = Some(link.clone());
         Ok(Some(link).filter(|link| !link.is_paused))
+    }
+
+    /// Detaches the link in Redis if it has gone with the whole extension: nobody is left to do it later.
+    fn leave(&mut self) {
+        let Some(link) = self.last.take() else { return };
+        let is_there = "SELECT to_regclass('tandem.unlinked') IS NOT NULL";
+        if matches!(transaction(|| Ok(Spi::get_one::<bool>(is_there)?)), Ok(Some(false))) {
+            let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
+            let detached = transaction(owner).map_err(Broken::from).and_then(|owner| {
+                let mut shards = Shards::open(&link.url, &others, None, Attach::Not)?;
+                shards.tell(|remote| remote.detach(&self.name, &owner))
+            });
+            if let Err(Broken(reason)) = detached {
+                pgrx::log!("tandem link {}: not detached in Redis: {reason}", self.name);
+            }
+        }
     }
 
     fn noted(&self) -> Noted<'_> {
