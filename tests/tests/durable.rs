@@ -17,6 +17,8 @@ fn lazy() -> Pair {
 #[test]
 fn what_is_acknowledged_to_redis_survives_a_crash_of_postgres() {
     let mut pair = lazy();
+    run(&mut pair.sql(), "SELECT tandem.put('first', '1')");
+    pair.settle_at(1);
     for round in 0..5 {
         let mut redis = pair.commands();
         let id = format!("a.{round}");
@@ -29,7 +31,7 @@ fn what_is_acknowledged_to_redis_survives_a_crash_of_postgres() {
         let mut client = pair.sql();
         assert!(value::<bool>(&mut client, &format!("SELECT tandem.exists('{id}')")), "{id} is gone");
     }
-    pair.settle_at(5);
+    pair.settle_at(6);
 }
 
 #[test]

@@ -80,28 +80,28 @@ fn writes_that_follow_each_other_have_no_loser_whatever_is_killed() {
     let (mut client, mut redis) = (pair.sql(), pair.commands());
     for round in 0..6 {
         for number in 0..20 {
-            put(&mut redis, &format!("r.{number}"), &round.to_string());
+            put(&mut redis, &format!("r.{number}"), &format!("{{\"n\":{round}}}"));
         }
         run(
             &mut client,
             &format!(
-                "SELECT tandem.put('p.' || n, '{round}') FROM generate_series(0, 19) n; \
+                "SELECT tandem.put('p.' || n, '{{\"n\": {round}}}'::jsonb) FROM generate_series(0, 19) n; \
                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'tandem link%'"
             ),
         );
     }
     pair.settle("everything is on both sides", |client, redis| {
-        value::<i64>(client, "SELECT count(*) FROM tandem.items WHERE payload = '5'") == 40
+        value::<i64>(client, "SELECT count(*) FROM tandem.items WHERE payload = '{\"n\": 5}'") == 40
             && nothing_waits(redis)
     });
     // Each side in turn goes on from what the other wrote last.
     for round in 6..9 {
-        put(&mut redis, "p.0", &round.to_string());
+        put(&mut redis, "p.0", &format!("{{\"n\":{round}}}"));
         pair.settle("Postgres has it", |client, _| {
-            value::<String>(client, "SELECT payload::text FROM tandem.items WHERE id = 'p.0'")
+            value::<String>(client, "SELECT payload->>'n' FROM tandem.items WHERE id = 'p.0'")
                 == round.to_string()
         });
-        run(&mut client, &format!("SELECT tandem.put('p.0', '{round}00')"));
+        run(&mut client, &format!("SELECT tandem.put('p.0', '{{\"n\": {round}00}}'::jsonb)"));
         wait::until("Redis has it", DEADLINE, || {
             format!("{:?}", ask(&mut redis, &["TANDEM.GET", "p.0"])).contains(&format!("{round}00"))
         });

@@ -83,10 +83,11 @@ fn an_item_that_cannot_be_read_is_a_letter_and_named_by_a_check() {
     pair.settle_at(2);
     run(
         &mut client,
-        "SET session_replication_role = replica; \
-         UPDATE tandem.items SET state = repeat('s', 100), version = version + 1, \
+        "ALTER TABLE tandem.items DISABLE TRIGGER zz_tandem_row; \
+         UPDATE tandem.items SET state = '', version = version + 1, \
             \"timestamp\" = \"timestamp\" + 1 WHERE id = 'a'; \
-         RESET session_replication_role; SELECT tandem.put('c', '1'), tandem.put('b', '2')",
+         ALTER TABLE tandem.items ENABLE ALWAYS TRIGGER zz_tandem_row; \
+         SELECT tandem.put('c', '1'), tandem.put('b', '2')",
     );
     arrives_in_redis(&pair, "c");
     wait::until("it is a letter", DEADLINE, || letters(&mut client, "to_redis") == ["a"]);
@@ -107,8 +108,9 @@ fn an_item_that_cannot_be_read_is_a_letter_and_named_by_a_check() {
     });
     run(
         &mut client,
-        "SET session_replication_role = replica; UPDATE tandem.items SET state = 'default' WHERE id = 'a'; \
-         RESET session_replication_role; SELECT tandem.retry_dead_letters()",
+        "ALTER TABLE tandem.items DISABLE TRIGGER zz_tandem_row; \
+         UPDATE tandem.items SET state = 'default' WHERE id = 'a'; \
+         ALTER TABLE tandem.items ENABLE ALWAYS TRIGGER zz_tandem_row; SELECT tandem.retry_dead_letters()",
     );
     pair.settle("the letter is gone", |client, _| letters(client, "to_redis").is_empty());
 }
@@ -123,9 +125,9 @@ fn an_item_that_cannot_be_read_is_no_miss_in_a_cache() {
     run(&mut client, "SELECT tandem.put('a', '1'), tandem.put('b', '1')");
     run(
         &mut client,
-        "SET session_replication_role = replica; \
-         UPDATE tandem.items SET state = repeat('s', 100) WHERE id = 'a'; \
-         RESET session_replication_role",
+        "ALTER TABLE tandem.items DISABLE TRIGGER zz_tandem_row; \
+         UPDATE tandem.items SET state = '' WHERE id = 'a'; \
+         ALTER TABLE tandem.items ENABLE ALWAYS TRIGGER zz_tandem_row",
     );
     run(&mut client, &format!("SELECT tandem.link('{}', mode => 'cache')", redis.url()));
     let mut commands = redis.connect();

@@ -114,8 +114,11 @@ fn flush_log() {
     unsafe {
         let next = pg_sys::GetXLogInsertRecPtr();
         let into_page = next % u64::from(pg_sys::XLOG_BLCKSZ);
-        let header =
-            if (next - into_page) % pg_sys::wal_segment_size as u64 == 0 { LONG_HEADER } else { HEADER };
+        let header = if (next - into_page).is_multiple_of(pg_sys::wal_segment_size as u64) {
+            LONG_HEADER
+        } else {
+            HEADER
+        };
         pg_sys::XLogFlush(if into_page == header { next - into_page } else { next });
     }
 }
