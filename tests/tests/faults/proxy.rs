@@ -27,6 +27,7 @@ struct Inner {
     target: AtomicU16,
     delay_ms: AtomicU64,
     ended: AtomicBool,
+    shut: AtomicBool,
     open: Mutex<Vec<Pair>>,
 }
 
@@ -47,6 +48,7 @@ impl Proxy {
             target: AtomicU16::new(target),
             delay_ms: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
             open: Mutex::new(Vec::new()),
         });
         let accepting = Arc::clone(&inner);
@@ -55,7 +57,9 @@ impl Proxy {
                 if accepting.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                if let Ok(link) = link {
+                if let Ok(link) = link
+                    && !accepting.shut.load(Ordering::SeqCst)
+                {
                     // A Redis that is down shows as a connection that ends at once.
                     let _ = accepting.join(link);
                 }
@@ -81,10 +85,18 @@ impl Proxy {
 
     /// Cuts all connections.
     pub fn cut(&self) {
-        for pair in self.inner.open().drain(..) {
-            let _ = pair.link.shutdown(Shutdown::Both);
-            let _ = pair.redis.shutdown(Shutdown::Both);
-        }
+        self.inner.cut();
+    }
+
+    /// Cuts all connections, and those that come later, until it is opened again.
+    pub fn shut(&self) {
+        self.inner.shut.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Lets connections through again.
+    pub fn open(&self) {
+        self.inner.shut.store(false, Ordering::SeqCst);
     }
 
     /// Tells the far end of one way that no more will come, and leaves the other way open.
@@ -120,6 +132,13 @@ impl Inner {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn cut(&self) {
+        for pair in self.open().drain(..) {
+            let _ = pair.link.shutdown(Shutdown::Both);
+            let _ = pair.redis.shutdown(Shutdown::Both);
+        }
+    }
+
     fn join(self: &Arc<Inner>, link: TcpStream) -> std::io::Result<()> {
         let redis = TcpStream::connect(("127.0.0.1", self.target.load(Ordering::SeqCst)))?;
         link.set_nodelay(true)?;
@@ -133,6 +152,10 @@ impl Inner {
         self.pump(link.try_clone()?, redis.try_clone()?, &pair.swallow_to_redis);
         self.pump(redis, link, &pair.swallow_from_redis);
         self.open().push(pair);
+        if self.shut.load(Ordering::SeqCst) {
+            // It was shut between the look of who accepts and here.
+            self.cut();
+        }
         Ok(())
     }
 
