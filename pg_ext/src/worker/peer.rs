@@ -235,7 +235,7 @@ pub fn join_here(local: &impl Local, origin: &str, revisions: &[Named<'_>]) -> R
     for revision in revisions {
         match join(std::slice::from_ref(revision)) {
             Ok(answer) => answers.extend(answer),
-            Err(failed) if failed.kind == FailureKind::Passing => return Err(failed.into()),
+            // Also what passes where it is the server's: a trigger may give any SQLSTATE for this item alone.
             Err(failed) => answers.push(Err(Refusal::of(failed))),
         }
     }
