@@ -155,13 +155,14 @@ fn store_total(client: &mut SpiClient<'_>, total: Fingerprint) -> Outcome<()> {
     Ok(())
 }
 
-/// Adds all blocks up anew, after some were mended.
-fn add_up(client: &mut SpiClient<'_>) -> Outcome<()> {
+/// Adds all blocks up anew, after some were mended. Returns their sum.
+fn add_up(client: &mut SpiClient<'_>) -> Outcome<Fingerprint> {
     let mut total = Fingerprint::EMPTY;
     for row in client.select("SELECT k.count, k.sum FROM tandem.blocks k", None, &[])? {
         total += block(None, row.get(1)?, row.get(2)?)?.fingerprint;
     }
-    store_total(client, total)
+    store_total(client, total)?;
+    Ok(total)
 }
 
 /// Cuts blocks that are too large, some pages of them. Returns whether none is left.
@@ -304,7 +305,7 @@ fn note_mended(client: &mut SpiClient<'_>, first: &str, count: i64) -> Outcome<(
         None,
         &[count.into(), first.into()],
     )?;
-    add_up(client)
+    add_up(client).map(drop)
 }
 
 /// A block that is not the sum of its items less what is not folded.
@@ -405,15 +406,16 @@ pub fn mend(range: &Range, wait: bool) -> Outcome<Option<u64>> {
     super::flush()?;
     planning::as_owner(|| {
         Spi::connect_mut(|client| {
-            if lock_state(client, wait)?.is_none() {
-                return Ok(None);
-            }
+            let Some(State { total, .. }) = lock_state(client, wait)? else { return Ok(None) };
             let (mut count, mut first) = (0, None);
             recount(client, range, |client, wrong| {
                 count += 1;
                 first.get_or_insert_with(|| wrong.first.clone());
                 store_blocks(client, &[Block { first: wrong.first, fingerprint: wrong.right }])
             })?;
+            if first.is_none() && add_up(client)? != total {
+                (count, first) = (1, Some(String::new()));
+            }
             if let Some(first) = first {
                 note_mended(client, &first, count)?;
             }

@@ -13,7 +13,7 @@ mod read;
 pub mod rotate;
 
 pub use buffer::{Change, append, flush, has_written, register};
-pub use fold::{Wrong, fold_pending, wrong_blocks};
+pub use fold::{Wrong, fold_pending, mend, wrong_blocks};
 pub use read::{Part, end, news, read, tombstone_ids};
 pub use rotate::{emptied, rotate, times_emptied};
 pub use tandem_shared::log::Position;

@@ -3,6 +3,7 @@
 use super::connection::Broken;
 use super::transaction::{Failed, FailureKind};
 use crate::error::Outcome;
+use crate::log;
 use crate::planning;
 use crate::replica::Items;
 use crate::settings;
@@ -85,6 +86,16 @@ pub trait Peer: Replica<Error = Broken> {
     /// Those of the ids that are on their way from it: over the link in question, or else over any.
     fn waiting(&mut self, ids: &[&str]) -> Result<HashSet<String>, Broken>;
 
+    /// Counts what its fingerprints of a range are made of again and mends what does not add up. Returns how much that was.
+    fn recount(&mut self, _: &Range) -> Result<u64, Broken> {
+        Ok(0)
+    }
+
+    /// Why what it knows of its items may not be all that there is.
+    fn doubts(&mut self) -> Result<Option<String>, Broken> {
+        Ok(None)
+    }
+
     /// Bytes sent to it and received.
     fn bytes(&self) -> u64;
 
@@ -146,6 +157,22 @@ impl<L: Local> Peer for Here<'_, L> {
 
     fn waiting(&mut self, ids: &[&str]) -> Result<HashSet<String>, Broken> {
         self.local.run(|| waiting_here(self.link, ids))
+    }
+
+    fn recount(&mut self, range: &Range) -> Result<u64, Broken> {
+        self.local.run(|| Ok(log::mend(range, false)?.unwrap_or(0)))
+    }
+
+    fn doubts(&mut self) -> Result<Option<String>, Broken> {
+        const DOUBT: &str = "SELECT d FROM tandem.doubtful() d LIMIT 1";
+        self.local.run(|| {
+            planning::by_index(|| {
+                Spi::connect(|client| {
+                    let rows = client.select(DOUBT, None, &[])?;
+                    Ok(rows.into_iter().next().map(|row| row.get::<String>(1)).transpose()?.flatten())
+                })
+            })
+        })
     }
 
     fn bytes(&self) -> u64 {

@@ -46,6 +46,12 @@ pub struct Report {
     pub refused: Option<String>,
     /// Why the check did not go through everything.
     pub cut_short: Option<String>,
+    /// Blocks of fingerprints that did not add up and were mended.
+    pub recounted: u64,
+    /// Where both sides' hashes differ though no id does.
+    pub unexplained: Option<String>,
+    /// Why a side may have more than it knows of.
+    pub doubt: Option<String>,
 }
 
 /// A line of a report.
@@ -108,6 +114,11 @@ impl Report {
             return (Verdict::Incomplete, Some(reason.clone()));
         }
         let left = self.differences.saturating_sub(self.repaired);
+        if left == 0
+            && let Some(reason) = self.unexplained.as_ref().or(self.doubt.as_ref())
+        {
+            return (Verdict::Incomplete, Some(reason.clone()));
+        }
         if let Some(unreadable) = &self.unreadable
             && left <= self.in_flight + self.unread
         {
@@ -155,7 +166,7 @@ impl Report {
 }
 
 /// Which side takes what the other has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
     /// The left side takes what the right one has.
     pub to_left: bool,
@@ -226,9 +237,74 @@ pub fn check(
     report: &mut Report,
     books: &mut dyn Books,
 ) -> Result<(), Broken> {
-    let bytes_before = left.bytes() + right.bytes();
+    report.doubt = left.doubts()?.or(right.doubts()?);
+    if compare(left, right, task, &ranges, report, books)? {
+        explain(left, right, task, &ranges, report, books)?;
+    }
+    Ok(())
+}
+
+/// How often both sides' fingerprints are compared once more while writes go on.
+const EXPLAINED_MAX: usize = 8;
+
+/// Compares the fingerprints of ranges that were compared once more: where they differ, an id differs. If none does and
+/// nothing has moved meanwhile, a side's fingerprints do not add up; they are counted again, and if that does not help the
+/// check does not say that the sides are equal.
+fn explain(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    ranges: &[Range],
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<(), Broken> {
+    let (mut before, mut is_recounted) = (None, task.ways == Ways::NONE);
+    for _ in 0..EXPLAINED_MAX {
+        // What differs and was not mended is told of.
+        if report.differences > report.repaired {
+            return Ok(());
+        }
+        let sums = (left.fingerprints(ranges)?, right.fingerprints(ranges)?);
+        let pairs = ranges.iter().zip(sums.0.iter().zip(&sums.1));
+        let unequal: Vec<Range> =
+            pairs.filter(|(_, (left, right))| left != right).map(|(range, _)| range.clone()).collect();
+        let Some(first) = unequal.first() else { return Ok(()) };
+        if before.as_ref() == Some(&sums) {
+            if is_recounted {
+                let (left, right) = task.names;
+                report.unexplained = Some(format!(
+                    "the hashes of {left} and {right} differ from {:?} on though no id does; tandem.verify() and TANDEM.VERIFY say where",
+                    first.start
+                ));
+                return Ok(());
+            }
+            is_recounted = true;
+            for range in &unequal {
+                report.recounted += left.recount(range)? + right.recount(range)?;
+            }
+            before = None;
+            continue;
+        }
+        before = Some(sums);
+        if !compare(left, right, task, &unequal, report, books)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Searches ranges for ids that differ and mends them. False when the bound was reached before all were handled.
+fn compare(
+    left: &mut dyn Peer,
+    right: &mut dyn Peer,
+    task: &Task,
+    ranges: &[Range],
+    report: &mut Report,
+    books: &mut dyn Books,
+) -> Result<bool, Broken> {
+    let bytes_before = (left.bytes() + right.bytes()).saturating_sub(report.bytes);
     for range in ranges {
-        let mut search = Search::new(range, Options::default());
+        let mut search = Search::new(range.clone(), Options::default());
         let (ranges, rounds) = (report.ranges, report.rounds);
         loop {
             books.tell("comparing", report)?;
@@ -238,7 +314,7 @@ pub fn check(
             report.bytes = left.bytes() + right.bytes() - bytes_before;
             let ids: Vec<String> = search.take_differences().into_iter().map(|found| found.id).collect();
             if !mend(left, right, task, ids, report, books)? {
-                return Ok(());
+                return Ok(false);
             }
             report.bytes = left.bytes() + right.bytes() - bytes_before;
             if done {
@@ -246,7 +322,7 @@ pub fn check(
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Ids looked at in one step where the right side holds some only.
