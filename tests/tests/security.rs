@@ -696,6 +696,7 @@ const GRANTED: &str = "
     routes: SELECT
     schema: USAGE
     tombstones: SELECT
+    unlinked: SELECT(last_error name recorded_at seq tried_at)
 ";
 
 #[test]

@@ -413,7 +413,8 @@ pub fn mend(range: &Range, wait: bool) -> Outcome<Option<u64>> {
                 first.get_or_insert_with(|| wrong.first.clone());
                 store_blocks(client, &[Block { first: wrong.first, fingerprint: wrong.right }])
             })?;
-            if first.is_none() && add_up(client)? != total {
+            // Every block is right here, and so is their sum.
+            if first.is_none() && *range == Range::all() && add_up(client)? != total {
                 (count, first) = (1, Some(String::new()));
             }
             if let Some(first) = first {
