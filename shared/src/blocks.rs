@@ -36,8 +36,8 @@ pub struct Block {
 pub struct Delta {
     /// The id.
     pub id: String,
-    /// What it adds to the fingerprint: the item after less the item before. The count of a removal wraps below zero, and
-    /// the total is still correct.
+    /// What it adds to the fingerprint: the item after less the item before. The count of a removal wraps below zero,
+    /// and the total is still correct.
     pub change: Fingerprint,
 }
 
@@ -58,8 +58,8 @@ pub fn apply<'a>(blocks: &mut [Block], deltas: impl IntoIterator<Item = &'a Delt
     Ok(changed.into_iter().collect())
 }
 
-/// Blocks of [`BLOCK_IDS_CUT`] ids for items, the first of which begins at `first`. `entries` are the items of a range,
-/// sorted, and `unfolded` the changes in it that are not in the blocks' sums, both of one snapshot.
+/// Blocks of [`BLOCK_IDS_CUT`] ids for items, the first of which begins at `first`. `entries` are the items of a
+/// range, sorted, and `unfolded` the changes in it that are not in the blocks' sums, both of one snapshot.
 pub fn blocks_of(first: &str, entries: &[(String, Digest)], unfolded: &[Delta]) -> Vec<Block> {
     let mut blocks: Vec<Block> = entries
         .chunks(BLOCK_IDS_CUT as usize)
@@ -81,8 +81,8 @@ pub fn blocks_of(first: &str, entries: &[(String, Digest)], unfolded: &[Delta]) 
     blocks
 }
 
-/// Cuts pieces from the front of a block. `entries` and `unfolded`, as [`blocks_of`] takes them, reach up to `rest`, where
-/// the block goes on; what is left of it comes last.
+/// Cuts pieces from the front of a block. `entries` and `unfolded`, as [`blocks_of`] takes them, reach up to `rest`,
+/// where the block goes on; what is left of it comes last.
 pub fn cut_front(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta], rest: &str) -> Vec<Block> {
     let mut pieces = blocks_of(&block.first, entries, unfolded);
     let cut: Fingerprint = pieces.iter().map(|piece| piece.fingerprint).sum();
@@ -90,8 +90,8 @@ pub fn cut_front(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta]
     pieces
 }
 
-/// Cuts a block by all its items. Returns its pieces, and whether they add up to it: if they do not, the block was wrong,
-/// and the pieces are right.
+/// Cuts a block by all its items. Returns its pieces, and whether they add up to it: if they do not, the block was
+/// wrong, and the pieces are right.
 pub fn cut(block: &Block, entries: &[(String, Digest)], unfolded: &[Delta]) -> (Vec<Block>, bool) {
     let pieces = blocks_of(&block.first, entries, unfolded);
     let total: Fingerprint = pieces.iter().map(|piece| piece.fingerprint).sum();

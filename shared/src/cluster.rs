@@ -1,5 +1,5 @@
-//! Redis Cluster's division of keys: the slot of an id, which master has which slot, and the words by which a node sends a
-//! command on to another (Redis Cluster specification).
+//! Redis Cluster's division of keys: the slot of an id, which master has which slot, and the words by which a node
+//! sends a command on to another (Redis Cluster specification).
 
 use std::collections::HashSet;
 

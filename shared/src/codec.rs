@@ -55,8 +55,8 @@ pub fn encode(revision: &Revision) -> Vec<u8> {
     out
 }
 
-/// Reads the bytes of [`encode`]. Errors: `CORRUPT` for anything else; from elsewhere `TOOLARGE` for a content or audit
-/// object, and `INVALID` for a version, that is beyond what is accepted.
+/// Reads the bytes of [`encode`]. Errors: `CORRUPT` for anything else; from elsewhere `TOOLARGE` for a content or
+/// audit object, and `INVALID` for a version, that is beyond what is accepted.
 pub fn decode(bytes: &[u8], source: Source) -> Result<Revision> {
     let mut reader = Reader { rest: bytes };
     match reader.byte("format")? {

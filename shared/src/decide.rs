@@ -243,7 +243,8 @@ impl Retention {
         if self.shorter(other) == self { other } else { self }
     }
 
-    /// Tombstones written before this no longer bind: a revision that comes over a link is joined as if they were gone.
+    /// Tombstones written before this no longer bind: a revision that comes over a link is joined as if they were
+    /// gone.
     ///
     /// The two sides do not drop a tombstone at one moment. Who puts on the side that has dropped it begins at version
     /// 1, and would lose against the tombstone that the other side has still. So a tombstone stops to bind on both
@@ -310,7 +311,8 @@ pub(crate) fn new_version(id: &str, current: Option<Version>, asked: Option<Vers
     }
 }
 
-/// The time of a new revision: now. Only where there is no version above the current one must the time tell them apart.
+/// The time of a new revision: now. Only where there is no version above the current one must the time tell them
+/// apart.
 fn timestamp_after(current: Option<&Head<'_>>, version: Version, now: Timestamp) -> Timestamp {
     match current {
         Some(head) if head.version == version => now.max(head.timestamp.next()),

@@ -20,8 +20,8 @@ pub fn key(id: &str) -> u64 {
         .fold(0, |key, byte| (key << 8) | u64::from(*byte))
 }
 
-/// A set of keys that answers "certainly not in it" or "may be in it". Nothing is taken out, and so a key that seems to
-/// be in it need not be put in.
+/// A set of keys that answers "certainly not in it" or "may be in it". Nothing is taken out, and so a key that seems
+/// to be in it need not be put in.
 #[derive(Debug)]
 pub struct IdFilter {
     keys: ScalableCuckooFilter<u64, DefaultHasher>,

@@ -18,7 +18,8 @@ pub const SUM_BYTES: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Fingerprint {
     count: u64,
-    /// The sum, lower half first: two words align as the count does, so that the index has 24 bytes for each and not 32.
+    /// The sum, lower half first: two words align as the count does, so that the index has 24 bytes for each and not
+    /// 32.
     halves: [u64; 2],
 }
 

@@ -1,5 +1,5 @@
-//! Rules for ids whose copy has left one tier for good, by expiry, while the other has them still: of such a ghost no more
-//! than version and digest is known where it was.
+//! Rules for ids whose copy has left one tier for good, by expiry, while the other has them still: of such a ghost no
+//! more than version and digest is known where it was.
 
 use crate::decide::{Applied, Outcome, new_version};
 use crate::digest::{Digest, DigestKey};
@@ -30,9 +30,10 @@ pub fn decide_remove_gone(
     Ok(Some(Revision { version, timestamp: now, audit: request.audit, body: Body::Tombstone }))
 }
 
-/// Decides what a foreign revision does where the copy of an id has left this tier for good. `known` is the version that
-/// it had, and its digest if the other side has it; `is_settled` says that what left is not on its way to the other side,
-/// which offers this: then it knows better, and `Unchanged` says that what it offers is what it has of the ghost.
+/// Decides what a foreign revision does where the copy of an id has left this tier for good. `known` is the version
+/// that it had, and its digest if the other side has it; `is_settled` says that what left is not on its way to the
+/// other side, which offers this: then it knows better, and `Unchanged` says that what it offers is what it has of
+/// the ghost.
 pub fn decide_apply_gone(
     key: &DigestKey,
     id: &str,

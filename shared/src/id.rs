@@ -58,8 +58,8 @@ pub fn check_id(text: &str) -> Result<()> {
     check_name("id", text)
 }
 
-/// The id that a key's name is, if it is one. A key may be named in ways that no id can be: not UTF-8, empty, too long,
-/// with a NUL byte. What stands at such a key is nobody's item.
+/// The id that a key's name is, if it is one. A key may be named in ways that no id can be: not UTF-8, empty, too
+/// long, with a NUL byte. What stands at such a key is nobody's item.
 pub fn id_of_key(name: &[u8]) -> Option<&str> {
     std::str::from_utf8(name).ok().filter(|text| check_id(text).is_ok())
 }

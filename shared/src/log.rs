@@ -127,8 +127,8 @@ impl Position {
         next
     }
 
-    /// Whether rows that this position does not cover may be gone. `emptied` is the highest transaction whose rows were
-    /// emptied out of the log, by whoever saw less than `snapshot` does: what still runs has lost nothing.
+    /// Whether rows that this position does not cover may be gone. `emptied` is the highest transaction whose rows
+    /// were emptied out of the log, by whoever saw less than `snapshot` does: what still runs has lost nothing.
     pub fn is_truncated(&self, emptied: u64, snapshot: &Snapshot) -> bool {
         emptied > 0
             && (self.below <= emptied

@@ -67,8 +67,9 @@ impl Version {
         self.0
     }
 
-    /// The version after this one. What writers give and what counts on from there never gets near the largest one, which
-    /// stays itself: of equal versions the later timestamp wins, and the tombstone, so it can be written and removed.
+    /// The version after this one. What writers give and what counts on from there never gets near the largest one,
+    /// which stays itself: of equal versions the later timestamp wins, and the tombstone, so it can be written and
+    /// removed.
     pub fn next(self) -> Version {
         Version(self.0.saturating_add(1).min(VERSION_MAX))
     }
@@ -161,9 +162,9 @@ impl fmt::Debug for State {
 pub struct Audit(Box<str>);
 
 impl Audit {
-    /// Checks an audit object that a writer gives. Errors: `BADJSON`; `TOOLARGE` for more than 1024 bytes of its canonical
-    /// form, or 4096 of what Postgres prints of it; `INVALID` when it is not an object or one of its members `batch` (a
-    /// UUID), `trace` (a W3C traceparent) and `home` (a short text) is not what it must be.
+    /// Checks an audit object that a writer gives. Errors: `BADJSON`; `TOOLARGE` for more than 1024 bytes of its
+    /// canonical form, or 4096 of what Postgres prints of it; `INVALID` when it is not an object or one of its
+    /// members `batch` (a UUID), `trace` (a W3C traceparent) and `home` (a short text) is not what it must be.
     pub fn new(text: &str) -> Result<Audit> {
         let (canonical, printed_bytes) = canonical_object(text)?;
         let too_large = |what, actual_bytes, limit_bytes| Error::TooLarge { what, actual_bytes, limit_bytes };
@@ -191,9 +192,9 @@ impl Audit {
         Ok(Audit(canonical.into()))
     }
 
-    /// An audit object as it is stored, in any form: it was checked when it was written. Errors: `BADJSON`, and `INVALID`
-    /// for what is no object; `TOOLARGE` for one that no encoded revision has room for, which can only have been stored
-    /// past the checks.
+    /// An audit object as it is stored, in any form: it was checked when it was written. Errors: `BADJSON`, and
+    /// `INVALID` for what is no object; `TOOLARGE` for one that no encoded revision has room for, which can only have
+    /// been stored past the checks.
     pub fn stored(text: &str) -> Result<Audit> {
         let (canonical, _) = canonical_object(text)?;
         if canonical.len() > AUDIT_STORED_BYTES_MAX {

@@ -19,8 +19,8 @@ pub struct Attached {
     pub seq: i64,
 }
 
-/// The attachment of a link that carries everything both ways, of a database that is nowhere, which keeps tombstones as
-/// long as Redis does by default.
+/// The attachment of a link that carries everything both ways, of a database that is nowhere, which keeps tombstones
+/// as long as Redis does by default.
 pub fn attachment(link: &str) -> Attachment {
     Attachment {
         link: link.to_owned(),

@@ -1,5 +1,5 @@
-//! A dump in each form carries what is tandem's into a new cluster, whose link waits to be told that it may take over; and
-//! DROP EXTENSION leaves nothing behind but an empty schema, and the roles, which are the whole cluster's.
+//! A dump in each form carries what is tandem's into a new cluster, whose link waits to be told that it may take
+//! over; and DROP EXTENSION leaves nothing behind but an empty schema, and the roles, which are the whole cluster's.
 
 use postgres::Client;
 use std::path::Path;
@@ -55,7 +55,8 @@ fn a_dump_in_any_form_is_restored_and_its_link_waits() {
     wait::until("a letter is set aside", DEADLINE, || {
         value(&mut source, "SELECT count(*) = 1 FROM tandem.dead_letters")
     });
-    // What is accepted is restored: numbers that print 17 MB, and a version that was counted on from the largest given.
+    // What is accepted is restored: numbers that print 17 MB, and a version that was counted on from the largest
+    // given.
     run(
         &mut source,
         "SELECT tandem.put('numbers', (SELECT '[' || string_agg('1e131071', ',') || ']' FROM generate_series(1, 130)), type => 'json'); \

@@ -1,5 +1,5 @@
-//! A standby answers what can be read and starts no worker. Promoted, it has the link, and nothing that a client was told
-//! of is lost, though the standby was behind; the old primary, should it come back, is kept out.
+//! A standby answers what can be read and starts no worker. Promoted, it has the link, and nothing that a client was
+//! told of is lost, though the standby was behind; the old primary, should it come back, is kept out.
 
 use postgres::Client;
 use tandem_tests::census::{check_postgres, check_redis};

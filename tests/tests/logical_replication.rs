@@ -1,5 +1,5 @@
-//! The items of one Postgres, replicated into another that has tandem, are captured there: its hashes are right, and its
-//! link carries them to Redis.
+//! The items of one Postgres, replicated into another that has tandem, are captured there: its hashes are right, and
+//! its link carries them to Redis.
 
 use postgres::Client;
 use tandem_tests::census::{check_postgres, check_redis};

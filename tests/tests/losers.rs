@@ -1,5 +1,5 @@
-//! Whose write loses where both sides have written is recorded, once, whichever side had gone on and however often what
-//! was written is sent again; and nothing is recorded where nobody lost.
+//! Whose write loses where both sides have written is recorded, once, whichever side had gone on and however often
+//! what was written is sent again; and nothing is recorded where nobody lost.
 
 use ::redis::Connection;
 use postgres::Client;

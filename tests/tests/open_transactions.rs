@@ -1,5 +1,5 @@
-//! An open or prepared transaction, in this database or in another, holds back its own changes and nothing else: links,
-//! the fold, readers of the log and whoever waits for them go on.
+//! An open or prepared transaction, in this database or in another, holds back its own changes and nothing else:
+//! links, the fold, readers of the log and whoever waits for them go on.
 
 use postgres::Client;
 use tandem_tests::census::{check_postgres, check_redis};

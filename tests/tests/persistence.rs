@@ -1,5 +1,5 @@
-//! What the module keeps beside the keys (tombstones, links, what waits for them and what is kept aside) is the same after
-//! every way in which Redis moves its data: files, replicas, a promotion, MIGRATE.
+//! What the module keeps beside the keys (tombstones, links, what waits for them and what is kept aside) is the same
+//! after every way in which Redis moves its data: files, replicas, a promotion, MIGRATE.
 
 use ::redis::{Connection, Value};
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! Two transactions on one id, at every isolation: a row and a tombstone of one id never both stay, and blocks that do not
-//! add up are mended and stop nothing.
+//! Two transactions on one id, at every isolation: a row and a tombstone of one id never both stay, and blocks that
+//! do not add up are mended and stop nothing.
 
 use postgres::Client;
 use std::sync::OnceLock;

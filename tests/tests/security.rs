@@ -1,6 +1,6 @@
-//! Attacks by roles without rights, and by the owner of a database, on whoever uses tandem there: nothing of theirs runs with
-//! another's rights, writes tandem's books, crashes the server, or shows what row-level security hides. And what the
-//! catalog says of everything that the extension makes: who may call it, and where its names are looked up.
+//! Attacks by roles without rights, and by the owner of a database, on whoever uses tandem there: nothing of theirs
+//! runs with another's rights, writes tandem's books, crashes the server, or shows what row-level security hides. And
+//! what the catalog says of everything that the extension makes: who may call it, and where its names are looked up.
 
 use postgres::Client;
 use std::sync::OnceLock;
@@ -75,8 +75,8 @@ fn trigger_functions(owner: &mut Client) -> Vec<String> {
     rows(owner, query).iter().map(|row| row.get(0)).collect()
 }
 
-/// Every function of a trigger is put on a temporary table with columns of the right names and evil types, in each way that a
-/// trigger can be made.
+/// Every function of a trigger is put on a temporary table with columns of the right names and evil types, in each
+/// way that a trigger can be made.
 #[test]
 fn trigger_functions_serve_nobody_elses_tables() {
     let (mut owner, name) = database();
@@ -176,8 +176,8 @@ fn trigger_functions_refuse_other_tables_of_their_owner_too() {
     assert_eq!(books(&mut owner), before);
 }
 
-/// What mallory leaves in a schema of the victim's path: overloads that match better than what they are named after. Each
-/// notes who ran it.
+/// What mallory leaves in a schema of the victim's path: overloads that match better than what they are named after.
+/// Each notes who ran it.
 fn lay_traps(mallory: &mut Client, schema: &str) {
     run(
         mallory,
@@ -655,7 +655,8 @@ fn who_may_do_what_is_as_it_is_written_here() {
     assert_eq!(granted, expected);
 }
 
-/// Functions that a writer may not call, apart from those of triggers: they make and drop tables, dial, or change the log.
+/// Functions that a writer may not call, apart from those of triggers: they make and drop tables, dial, or change the
+/// log.
 const CLOSED: &[&str] = &[
     "add_triggers",
     "fold",

@@ -1,5 +1,5 @@
-//! What stops a link stops no more than the item that it concerns: each test writes one that is in somebody's way, or in
-//! nobody's reach, and others beside it.
+//! What stops a link stops no more than the item that it concerns: each test writes one that is in somebody's way, or
+//! in nobody's reach, and others beside it.
 
 use postgres::Client;
 use tandem_tests::pair::Pair;

@@ -1,5 +1,5 @@
-//! What is done to the tables of items without a row being written: rewriting loses nothing, and what tandem cannot have
-//! heard of is named until it was counted anew.
+//! What is done to the tables of items without a row being written: rewriting loses nothing, and what tandem cannot
+//! have heard of is named until it was counted anew.
 
 use postgres::Client;
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! Triggers of users on `tandem.items`: whatever they write, edit or keep away, under plain DML, tandem's own functions
-//! and the link alike, both sides end up with the same items, and nothing stands still.
+//! Triggers of users on `tandem.items`: whatever they write, edit or keep away, under plain DML, tandem's own
+//! functions and the link alike, both sides end up with the same items, and nothing stands still.
 
 use ::redis::Connection;
 use postgres::Client;

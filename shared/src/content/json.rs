@@ -224,7 +224,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Sorts the members written since `body`, where `unwritten` was as given, by key and keeps the last of equal keys.
+    /// Sorts the members written since `body`, where `unwritten` was as given, by key and keeps the last of equal
+    /// keys.
     fn order_members(&mut self, outer: usize, body: usize, mut unwritten: usize) {
         let out = &self.out;
         let members = self.members.get_mut(outer..).unwrap_or_default();

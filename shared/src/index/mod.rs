@@ -103,7 +103,8 @@ impl Index {
     }
 
     /// The first `limit` ids of a range that have a state, in order. Subtrees without the state are passed by, so the
-    /// cost is about that of the page and not of what lies between its ids, as long as no more than 64 states are in use.
+    /// cost is about that of the page and not of what lies between its ids, as long as no more than 64 states are in
+    /// use.
     pub fn page_in_state<'a>(
         &'a self,
         range: &'a Range,

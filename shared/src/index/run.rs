@@ -12,8 +12,8 @@ pub(super) trait Keyed {
     fn key(&self) -> &str;
 }
 
-/// Sorted entries. The first `UNBOUNDED` of them are less than any id whatever their key says: the leftmost child of an
-/// inner node has no lower bound.
+/// Sorted entries. The first `UNBOUNDED` of them are less than any id whatever their key says: the leftmost child of
+/// an inner node has no lower bound.
 #[derive(Debug)]
 pub(super) struct Run<T, const UNBOUNDED: usize> {
     /// Bytes that all keys begin with.

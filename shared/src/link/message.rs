@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::owner::Owner;
 use crate::request::integer;
 
-/// `ATTACH name protocol key-check retention-ms cluster timeline database prefix mode direction [CHECK]`: who comes for
-/// which link, and what the link carries.
+/// `ATTACH name protocol key-check retention-ms cluster timeline database prefix mode direction [CHECK]`: who comes
+/// for which link, and what the link carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// Name of the link.

@@ -1,5 +1,6 @@
-//! What the two halves of a link say to each other: its version, the names of links, what a link carries ([`scope`]), and
-//! the messages that both sides must read alike ([`message`]). The Postgres side writes them, the Redis side reads them.
+//! What the two halves of a link say to each other: its version, the names of links, what a link carries ([`scope`]),
+//! and the messages that both sides must read alike ([`message`]). The Postgres side writes them, the Redis side
+//! reads them.
 
 pub mod message;
 pub mod scope;

@@ -146,8 +146,8 @@ impl Scope {
         id.starts_with(RESERVED_PREFIX) || (self.mode == Mode::Mirror && self.covers(id))
     }
 
-    /// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some. No two of
-    /// the former overlap.
+    /// The ranges of ids of which both sides have all, and the one of which Redis, being a cache, holds some. No two
+    /// of the former overlap.
     pub fn ranges(&self) -> (Vec<Range>, Option<Range>) {
         // The prefixes were checked when the scope was made.
         let of = |prefix: &str| Range::of_prefix(prefix).unwrap_or_default();

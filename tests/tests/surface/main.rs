@@ -183,7 +183,8 @@ impl Bench {
 
 /// Runs the whole table. `prepare` makes of the Postgres what the run is about.
 fn hold_the_table(prepare: impl FnOnce(&mut Client)) {
-    // Nothing but the cases themselves runs, folds and forgets, so that what is dirty and removed depends on them alone.
+    // Nothing but the cases themselves runs, folds and forgets, so that what is dirty and removed depends on them
+    // alone.
     let quiet = vec!["autovacuum = off".to_owned()];
     let options = pg::Options { preload: false, settings: quiet, ..pg::Options::default() };
     let postgres = Postgres::with_extension(&options);
