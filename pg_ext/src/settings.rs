@@ -3,6 +3,7 @@
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
+use std::ops::RangeInclusive;
 use tandem_shared::DigestKey;
 use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
@@ -40,6 +41,12 @@ pub fn tls_files() -> TlsFiles {
 
 /// Defines the settings.
 pub fn define() {
+    define_files();
+    define_bounds();
+    define_of_start();
+}
+
+fn define_files() {
     for (name, what, setting) in [
         (
             c"tandem.tls_ca_file",
@@ -52,76 +59,97 @@ pub fn define() {
         let flags = GucFlags::SUPERUSER_ONLY;
         GucRegistry::define_string_guc(name, what, c"A file in PEM.", setting, GucContext::Sighup, flags);
     }
-    GucRegistry::define_int_guc(
-        c"tandem.checks_kept",
-        c"Runs of checks of each link that tandem.checks and tandem.reports keep",
-        c"",
-        &CHECKS_KEPT,
-        1,
-        100_000,
-        GucContext::Sighup,
-        GucFlags::default(),
-    );
-    GucRegistry::define_int_guc(
-        c"tandem.tombstone_retention",
-        c"How long removed ids are remembered once every link has taken the removal, 0 for ever; as Redis' tandem.tombstone-retention-ms",
-        c"A side that was away for longer, or was restored from a copy that is older, brings back what was removed.",
-        &TOMBSTONE_RETENTION,
-        0,
-        i32::MAX,
-        GucContext::Sighup,
-        GucFlags::UNIT_S,
-    );
-    GucRegistry::define_int_guc(
-        c"tandem.report_rows_max",
-        c"Ids that tandem.reports names of one run of a check; the counts are of all",
-        c"",
-        &REPORT_ROWS_MAX,
-        0,
-        10_000_000,
-        GucContext::Sighup,
-        GucFlags::default(),
-    );
+}
+
+/// A setting that is a whole number.
+struct Bound {
+    name: &'static CStr,
+    what: &'static CStr,
+    more: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    range: RangeInclusive<i32>,
+    context: GucContext,
+    flags: GucFlags,
+}
+
+fn define_bounds() {
+    for bound in [
+        Bound {
+            name: c"tandem.checks_kept",
+            what: c"Runs of checks of each link that tandem.checks and tandem.reports keep",
+            more: c"",
+            setting: &CHECKS_KEPT,
+            range: 1..=100_000,
+            context: GucContext::Sighup,
+            flags: GucFlags::default(),
+        },
+        Bound {
+            name: c"tandem.tombstone_retention",
+            what: c"How long removed ids are remembered once every link has taken the removal, 0 for ever; \
+                as Redis' tandem.tombstone-retention-ms",
+            more: c"A side that was away for longer, or was restored from a copy that is older, brings back \
+                what was removed.",
+            setting: &TOMBSTONE_RETENTION,
+            range: 0..=i32::MAX,
+            context: GucContext::Sighup,
+            flags: GucFlags::UNIT_S,
+        },
+        Bound {
+            name: c"tandem.report_rows_max",
+            what: c"Ids that tandem.reports names of one run of a check; the counts are of all",
+            more: c"",
+            setting: &REPORT_ROWS_MAX,
+            range: 0..=10_000_000,
+            context: GucContext::Sighup,
+            flags: GucFlags::default(),
+        },
+        Bound {
+            name: c"tandem.content_bytes_max",
+            what: c"Largest content of an item, JSON in its canonical form",
+            more: c"",
+            setting: &CONTENT_MAX,
+            range: 1..=CONTENT_BYTES_MAX as i32,
+            context: GucContext::Suset,
+            flags: GucFlags::UNIT_BYTE,
+        },
+        Bound {
+            name: c"tandem.printed_bytes_max",
+            what: c"Largest JSON content of an item as jsonb prints it, with every number in full",
+            more: c"",
+            setting: &PRINTED_MAX,
+            range: 1..=PRINTED_BYTES_MAX as i32,
+            context: GucContext::Suset,
+            flags: GucFlags::UNIT_BYTE,
+        },
+    ] {
+        let Bound { name, what, more, setting, range, context, flags } = bound;
+        GucRegistry::define_int_guc(name, what, more, setting, *range.start(), *range.end(), context, flags);
+    }
+}
+
+/// What is read once, when the server starts.
+fn define_of_start() {
     // SAFETY: a plain flag of the postmaster, read where it is set. Postgres takes a setting of the postmaster's only
     // while it starts; where the library is loaded later, the other kind keeps the names known.
     let is_starting = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
-    let fixed = || if is_starting { GucContext::Postmaster } else { GucContext::Sighup };
-    GucRegistry::define_string_guc(
-        c"tandem.digest_secret_file",
-        c"File with the secret that the key of all digests is derived from; the same as Redis' tandem.digest-secret",
-        c"A line end at its end does not count. After a change restart and run tandem.rebuild_blocks().",
-        &DIGEST_SECRET_FILE,
-        fixed(),
-        GucFlags::default(),
-    );
-    GucRegistry::define_string_guc(
-        c"tandem.databases",
-        c"Databases that tandem's worker serves, separated by commas",
-        c"Of use only where the library is in shared_preload_libraries.",
-        &DATABASES,
-        fixed(),
-        GucFlags::default(),
-    );
-    GucRegistry::define_int_guc(
-        c"tandem.content_bytes_max",
-        c"Largest content of an item, JSON in its canonical form",
-        c"",
-        &CONTENT_MAX,
-        1,
-        CONTENT_BYTES_MAX as i32,
-        GucContext::Suset,
-        GucFlags::UNIT_BYTE,
-    );
-    GucRegistry::define_int_guc(
-        c"tandem.printed_bytes_max",
-        c"Largest JSON content of an item as jsonb prints it, with every number in full",
-        c"",
-        &PRINTED_MAX,
-        1,
-        PRINTED_BYTES_MAX as i32,
-        GucContext::Suset,
-        GucFlags::UNIT_BYTE,
-    );
+    for (name, what, more, setting) in [
+        (
+            c"tandem.digest_secret_file",
+            c"File with the secret that the key of all digests is derived from; the same as Redis' \
+                tandem.digest-secret",
+            c"A line end at its end does not count. After a change restart and run tandem.rebuild_blocks().",
+            &DIGEST_SECRET_FILE,
+        ),
+        (
+            c"tandem.databases",
+            c"Databases that tandem's worker serves, separated by commas",
+            c"Of use only where the library is in shared_preload_libraries.",
+            &DATABASES,
+        ),
+    ] {
+        let context = if is_starting { GucContext::Postmaster } else { GucContext::Sighup };
+        GucRegistry::define_string_guc(name, what, more, setting, context, GucFlags::default());
+    }
     if is_starting {
         // Read once, before there are processes: all of them make digests with one secret.
         digest_key();

@@ -113,13 +113,14 @@ impl Rights<'_> {
     }
 }
 
+/// Answers what is asked of the tree.
 fn answer(
     verb: &str,
     args: &mut Args<'_>,
     database: &Database,
     (reply, rights): (Reply, &Rights<'_>),
 ) -> Result<()> {
-    let (index, pending) = (database.compared(), &database.pending);
+    let index = database.compared();
     match verb {
         "ROOT" => {
             args.end()?;
@@ -156,6 +157,20 @@ fn answer(
             let (after, limit) = page(args, USAGE)?;
             leaves(index, &path, (after, limit), (reply, rights));
         }
+        _ => return answer_of_pending(verb, args, database, (reply, rights)),
+    }
+    Ok(())
+}
+
+/// Answers what is asked of the ids that wait for a link.
+fn answer_of_pending(
+    verb: &str,
+    args: &mut Args<'_>,
+    database: &Database,
+    (reply, rights): (Reply, &Rights<'_>),
+) -> Result<()> {
+    let (index, pending) = (database.compared(), &database.pending);
+    match verb {
         "DIRTY" => {
             const USAGE: &str = "TANDEM.MERKLE DIRTY prefix [AFTER id] [LIMIT n]";
             let mut range = Range::of_prefix(args.text("prefix")?)?;
