@@ -290,11 +290,12 @@ CREATE UNIQUE INDEX dead_letters_subject ON tandem.dead_letters
 CREATE INDEX dead_letters_retry ON tandem.dead_letters (link, seq) WHERE retry;
 COMMENT ON TABLE tandem.dead_letters IS 'revisions that one side could not take, set aside with the reason';
 
+-- Of the collations of the table, as the planner sees through a function only where its columns are those.
 CREATE TYPE tandem.item AS (
-    id text,
+    id text COLLATE "C",
     version bigint,
     "timestamp" bigint,
-    state text,
+    state text COLLATE "C",
     type text,
     payload jsonb,
     payload_blob bytea,

@@ -385,4 +385,18 @@ fn get_is_taken_into_the_query_that_calls_it() {
     let text = plan(&mut client, "SELECT payload FROM tandem.get('a')");
     assert!(text.contains("Index Scan") && !text.contains("Function Scan"), "{text}");
     assert!(rows(&mut client, "SELECT * FROM tandem.get(NULL)").is_empty());
+    // What is not asked for is not computed, and nothing is computed twice.
+    for call in ["get('a')", "get_many('{a}')", "scan('a')"] {
+        let mut digests = |column: &str| {
+            let lines = rows(
+                &mut client,
+                &format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {column} FROM tandem.{call}"),
+            );
+            let scanned = lines.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>();
+            let per_line = scanned.iter().map(|line| line.matches("tandem.digest(").count());
+            assert!(!scanned.iter().any(|line| line.contains("Function Scan on tandem")), "{scanned:?}");
+            per_line.max()
+        };
+        assert_eq!((digests("version"), digests("*")), (Some(0), Some(1)), "{call}");
+    }
 }
