@@ -1,30 +1,23 @@
 //! A connection to Redis whose socket is ours, so that a worker can wait for a reply and its latch at once. Commands
-//! and replies are encoded and parsed by the `redis` crate; every read and write has a time-out.
+//! and replies are encoded and parsed by the `redis` crate; every read and write has a time-out and hears interrupts.
 
+use super::patient::{Patient, connect_tcp, connect_unix};
 use super::tls::{self, TlsStream};
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Parser, Value};
 use std::io::{BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
 use tandem_shared::Error;
 
-/// Time to connect, and for each read and write.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 enum Socket {
-    Tcp(TcpStream),
+    Plain(Patient<socket2::Socket>),
     Tls(Box<TlsStream>),
-    Unix(UnixStream),
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Plain(stream) => stream.read(buffer),
             Socket::Tls(stream) => stream.read(buffer),
-            Socket::Unix(stream) => stream.read(buffer),
         }
     }
 }
@@ -34,6 +27,9 @@ pub struct Connection {
     reader: BufReader<Socket>,
     parser: Parser,
     host: String,
+    /// A part of a command or of a reply is under way. After an interrupt in the middle of one nobody knows what the next
+    /// bytes answer.
+    is_midway: bool,
     /// Bytes sent and received, for reports.
     pub bytes: u64,
 }
@@ -118,17 +114,17 @@ impl Connection {
             ConnectionAddr::Tcp(host, port) if is_tls => {
                 Socket::Tls(Box::new(tls::wrap(host, connect_tcp(host, *port)?)?))
             }
-            ConnectionAddr::Tcp(host, port) => Socket::Tcp(connect_tcp(host, *port)?),
-            ConnectionAddr::Unix(path) => {
-                let stream = UnixStream::connect(path).map_err(|error| broken("connecting", error))?;
-                stream.set_read_timeout(Some(TIMEOUT)).map_err(|error| broken("connecting", error))?;
-                stream.set_write_timeout(Some(TIMEOUT)).map_err(|error| broken("connecting", error))?;
-                Socket::Unix(stream)
-            }
+            ConnectionAddr::Tcp(host, port) => Socket::Plain(connect_tcp(host, *port)?),
+            ConnectionAddr::Unix(path) => Socket::Plain(connect_unix(path)?),
             _ => return Err(Broken("the url is of a kind that is not supported".into())),
         };
-        let mut connection =
-            Connection { reader: BufReader::new(socket), parser: Parser::new(), host, bytes: 0 };
+        let mut connection = Connection {
+            reader: BufReader::new(socket),
+            parser: Parser::new(),
+            host,
+            is_midway: false,
+            bytes: 0,
+        };
         let settings = info.redis_settings();
         if let Some(password) = settings.password() {
             let mut auth = redis::cmd("AUTH");
@@ -160,22 +156,37 @@ impl Connection {
     /// The socket, to wait on.
     pub fn socket(&self) -> RawFd {
         match self.reader.get_ref() {
-            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Plain(stream) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.sock.as_raw_fd(),
-            Socket::Unix(stream) => stream.as_raw_fd(),
         }
+    }
+
+    /// Does a part of the conversation. Errors: also if the part before was not finished.
+    fn part<T>(
+        &mut self,
+        what: &str,
+        part: impl FnOnce(&mut Connection) -> Result<T, Broken>,
+    ) -> Result<T, Broken> {
+        if self.is_midway {
+            return Err(Broken(format!("{what}: the conversation was interrupted before")));
+        }
+        self.is_midway = true;
+        let done = part(self)?;
+        self.is_midway = false;
+        Ok(done)
     }
 
     /// Sends a command without waiting for its reply.
     pub fn send(&mut self, command: &Cmd) -> Result<(), Broken> {
         let packed = command.get_packed_command();
-        self.bytes += packed.len() as u64;
-        let written = match self.reader.get_mut() {
-            Socket::Tcp(stream) => stream.write_all(&packed),
-            Socket::Tls(stream) => stream.write_all(&packed).and_then(|()| stream.flush()),
-            Socket::Unix(stream) => stream.write_all(&packed),
-        };
-        written.map_err(|error| broken("writing", error))
+        self.part("writing", |connection| {
+            connection.bytes += packed.len() as u64;
+            let written = match connection.reader.get_mut() {
+                Socket::Plain(stream) => stream.write_all(&packed),
+                Socket::Tls(stream) => stream.write_all(&packed).and_then(|()| stream.flush()),
+            };
+            written.map_err(|error| broken("writing", error))
+        })
     }
 
     /// Reads a reply; an error that Redis replies is one here too.
@@ -188,11 +199,13 @@ impl Connection {
 
     /// Reads a reply, which may be an error that Redis replies.
     pub fn receive_raw(&mut self) -> Result<Value, Broken> {
-        let mut counted = Counted { reader: &mut self.reader, bytes: 0 };
-        let value = self.parser.parse_value(&mut counted).map_err(|error| broken("reading", error));
-        let bytes = counted.bytes;
-        self.bytes += bytes;
-        value
+        self.part("reading", |connection| {
+            let mut counted = Counted { reader: &mut connection.reader, bytes: 0 };
+            let value = connection.parser.parse_value(&mut counted).map_err(|error| broken("reading", error));
+            let bytes = counted.bytes;
+            connection.bytes += bytes;
+            value
+        })
     }
 
     /// Sends a command and reads its reply.
@@ -208,24 +221,6 @@ pub fn reply_error(error: &redis::ServerError) -> String {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),
     }
-}
-
-fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Broken> {
-    let addresses = (host, port).to_socket_addrs().map_err(|error| broken("resolving the host", error))?;
-    let mut last = Broken("the host has no address".into());
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => {
-                let set = stream
-                    .set_nodelay(true)
-                    .and_then(|()| stream.set_read_timeout(Some(TIMEOUT)))
-                    .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
-                return set.map(|()| stream).map_err(|error| broken("connecting", error));
-            }
-            Err(error) => last = broken("connecting", error),
-        }
-    }
-    Err(last)
 }
 
 struct Counted<'a, R> {

@@ -10,6 +10,7 @@ mod link;
 mod locks;
 mod manager;
 mod node;
+mod patient;
 mod peer;
 mod postgres_peer;
 mod process;

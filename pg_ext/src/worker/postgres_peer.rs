@@ -3,11 +3,11 @@
 //! The client runs on a loop of our own on this thread: a backend must not have others, and an interrupt is to end it.
 
 use super::connection::{Broken, broken};
+use super::patient::resolve;
 use super::peer::{Answer, Named, Peer, Refusal};
 use super::tls;
 use crate::store::Page;
 use std::collections::HashSet;
-use std::net::ToSocketAddrs;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,11 +168,8 @@ async fn connect(config: &Config, host: &Host, port: u16, bytes: &Arc<AtomicU64>
             begin(&config, Counted { stream, bytes: Arc::clone(bytes) }, NoTls).await
         }
         Host::Tcp(name) => {
-            // Looked up here, as tokio would do it on a thread of its own.
-            let addresses: Vec<_> = (name.as_str(), port)
-                .to_socket_addrs()
-                .map_err(|error| broken("resolving the host", error))?
-                .collect();
+            // Looked up here, as tokio would do it on a thread that gets the server's signals.
+            let addresses = resolve(name, port)?;
             let stream = TcpStream::connect(addresses.as_slice())
                 .await
                 .map_err(|error| broken("connecting", error))?;

@@ -1,6 +1,7 @@
 //! What the processes of a link have in common: patience with a Redis that is away, and waiting for what it sends.
 
 use super::connection::Broken;
+use super::patient::Events;
 use super::{interrupts, wait};
 use backon::BackoffBuilder;
 use pgrx::pg_sys;
@@ -65,39 +66,9 @@ pub fn supervise(process: &mut impl Supervised) {
 
 /// Waits until one of the sockets has something to read, at most so long; the places of those that have.
 pub fn readable(sockets: &[RawFd], time: Duration) -> Vec<usize> {
-    let count = sockets.len() + 2;
-    // SAFETY: MyLatch is this process' own latch, the sockets are open, and the set is freed before they are closed.
-    unsafe {
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), count as i32);
-        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-        let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, count as i32);
-        let none = std::ptr::null_mut();
-        pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch, none);
-        pg_sys::AddWaitEventToSet(
-            set,
-            pg_sys::WL_EXIT_ON_PM_DEATH,
-            pg_sys::PGINVALID_SOCKET,
-            std::ptr::null_mut(),
-            none,
-        );
-        for (place, socket) in sockets.iter().enumerate() {
-            let data = std::ptr::without_provenance_mut(place);
-            pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, *socket, std::ptr::null_mut(), data);
-        }
-        let mut events = vec![pg_sys::WaitEvent::default(); count];
-        let met = pg_sys::WaitEventSetWait(
-            set,
-            time.as_millis() as std::ffi::c_long,
-            events.as_mut_ptr(),
-            count as i32,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::FreeWaitEventSet(set);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-        let met = events.iter().take(usize::try_from(met).unwrap_or(0));
-        met.filter(|event| event.events & pg_sys::WL_SOCKET_READABLE != 0)
-            .map(|event| event.user_data.addr())
-            .collect()
+    let mut events = Events::new(sockets.len());
+    for (place, socket) in sockets.iter().enumerate() {
+        events.add(*socket, pg_sys::WL_SOCKET_READABLE, place);
     }
+    events.wait(time)
 }

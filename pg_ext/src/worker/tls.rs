@@ -2,18 +2,19 @@
 //! authorities where that is empty; with `tandem.tls_cert_file` and `tandem.tls_key_file` the worker shows one itself.
 
 use super::connection::{Broken, broken};
+use super::patient::Patient;
 use crate::settings;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use std::net::TcpStream;
+use socket2::Socket;
 use std::sync::Arc;
 
 /// An encrypted stream.
-pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+pub type TlsStream = StreamOwned<ClientConnection, Patient<Socket>>;
 
 /// Begins TLS on a connected socket. The handshake is done with the first bytes.
-pub fn wrap(host: &str, socket: TcpStream) -> Result<TlsStream, Broken> {
+pub fn wrap(host: &str, socket: Patient<Socket>) -> Result<TlsStream, Broken> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| broken("the host's name", error))?;
     let connection =
         ClientConnection::new(Arc::new(config()?), name).map_err(|error| broken("beginning TLS", error))?;
