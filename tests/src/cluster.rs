@@ -16,7 +16,8 @@ pub struct Cluster {
 }
 
 /// A user with what a link needs of a cluster, and no more.
-const WORKER: &str = "worker on >s3cret ~* +tandem.link +tandem.join +ping +cluster|shards +asking";
+const WORKER: &str =
+    "worker on >s3cret ~* +tandem.link +tandem.join +ping +cluster|shards +cluster|slots +asking";
 
 fn node() -> Redis {
     let port = ports::free().to_string();
