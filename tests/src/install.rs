@@ -10,6 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// The programs that are in it: the server, what makes a cluster, and what pg_upgrade runs.
+const PROGRAMS: [&str; 11] = [
+    "postgres",
+    "initdb",
+    "pg_upgrade",
+    "pg_ctl",
+    "pg_controldata",
+    "pg_resetwal",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_restore",
+    "psql",
+    "vacuumdb",
+];
+
 /// The tree and where its programs are.
 pub struct Install {
     scratch: Scratch,
@@ -46,7 +61,8 @@ impl Install {
         let share = pg_config("--sharedir");
         let staged_bin = below(root, &bin);
         make_directory(&staged_bin);
-        for program in ["postgres", "initdb"] {
+        // Copies, as each program looks for the others, and for the libraries, where it is itself.
+        for program in PROGRAMS {
             copy(&bin.join(program), &staged_bin.join(program));
         }
         link_entries(Path::new(&lib), &below(root, Path::new(&lib)));
@@ -59,7 +75,7 @@ impl Install {
         Install { bin: staged_bin, scratch }
     }
 
-    /// A program of the installation: `postgres` or `initdb`.
+    /// A program of the installation.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }

@@ -171,6 +171,26 @@ impl Postgres {
         self.launch();
     }
 
+    /// Stops the server, moves its cluster into a new one by pg_upgrade, and starts that, with these settings.
+    pub fn upgrade(&mut self, options: &Options) {
+        self.stop();
+        let old = self.scratch.path().join("old");
+        std::fs::rename(self.data(), &old).expect("a directory of ours can be renamed");
+        self.initialize(options);
+        let bin = self.install.program("");
+        let mut command = Command::new(self.install.program("pg_upgrade"));
+        command.arg("-b").arg(&bin).arg("-B").arg(&bin).arg("-d").arg(&old).arg("-D").arg(self.data());
+        let (port, directory) = (self.port.to_string(), self.data());
+        command.args(["-U", "postgres", "-p", &port, "-P", &port, "-s"]).arg(&directory);
+        let log = File::options().append(true).open(self.log()).expect("a log of ours");
+        command.stdout(log.try_clone().expect("a file handle")).stderr(log);
+        as_server_user(&mut command);
+        command.current_dir(&directory);
+        let status = command.status().expect("pg_upgrade starts");
+        assert!(status.success(), "pg_upgrade failed; {}", self.log_tail());
+        self.launch();
+    }
+
     /// Leaves the server running when we end, and says how to stop it.
     pub fn keep(mut self) -> String {
         let pid = self.guard.as_ref().map_or(0, Guard::pid);

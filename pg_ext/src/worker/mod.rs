@@ -51,6 +51,10 @@ pub fn register() {
         return;
     }
     PRELOADED.store(true, Ordering::Relaxed);
+    // SAFETY: as above. While pg_upgrade runs a server nobody but itself may connect, nor write what it does not copy.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     for database in settings::databases() {
         BackgroundWorkerBuilder::new(&format!("tandem manager {database}"))
             .set_type("tandem manager")
