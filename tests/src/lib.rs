@@ -16,6 +16,7 @@ pub mod guard;
 pub mod install;
 pub mod model;
 pub mod pair;
+pub mod picky;
 pub mod ports;
 pub mod postgres;
 pub mod redis;

@@ -162,7 +162,6 @@ fn peer_join(
             Ok((id.as_str(), revision.map_err(|error| error.at_item(place, id))?))
         });
         let revisions = revisions.collect::<tandem_shared::Result<Vec<_>>>()?;
-        // Whatever is not the data's fault has ended the statement.
         join_here(&Within, ORIGIN, &revisions).map_err(|broken| Error::corrupt("join", broken.0).into())
     })();
     TableIterator::new(answer(outcome).into_iter().map(|answer| match answer {

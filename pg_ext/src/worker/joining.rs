@@ -120,7 +120,7 @@ impl Joining<'_> {
         } else {
             self.is_lucky = true;
         }
-        if failed.is_data() {
+        if failed.kind == FailureKind::Data {
             self.open.remove(&one.seq);
         }
         self.answers.push(Err(Refusal::of(failed)));
@@ -235,7 +235,7 @@ impl Entry {
     }
 
     /// Whether it is to be tried again after it was refused, when so many have been joined since the session began. A lock is
-    /// waited for as long as it is held. Whatever else the server says of this entry alone does not pass.
+    /// waited for as long as somebody holds it. Whatever else is said of this entry alone does not pass.
     pub fn is_worth_another_try(&mut self, refusal: &Refusal, joined: u64) -> bool {
         if self.tries == 0 {
             self.others = joined;
@@ -244,13 +244,18 @@ impl Entry {
         match refusal.kind {
             FailureKind::Data => false,
             FailureKind::Lock => true,
-            FailureKind::Passing => self.tries < TRIES_MAX || joined == self.others,
+            FailureKind::Claimed => self.tries < TRIES_MAX,
+            // The server could not be asked to note that it was tried, if it were the server.
+            FailureKind::Passing if joined == self.others => self.tries < TRIES_ALONE_MAX,
+            FailureKind::Passing => self.tries < TRIES_MAX,
         }
     }
 }
 
-/// Tries of an entry that fails while others do not.
+/// Tries of an entry that fails while others do not, or for a reason that is not the server's. One is made every 250 ms.
 const TRIES_MAX: u32 = 40;
+/// Tries of an entry that fails for a reason of the server's while there are no others.
+const TRIES_ALONE_MAX: u32 = 1200;
 
 /// Entries that were pulled and are not joined yet, because somebody is in the way.
 #[derive(Default)]

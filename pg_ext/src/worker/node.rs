@@ -33,7 +33,7 @@ pub struct Node {
     after: u64,
     acknowledged: u64,
     /// Ids whose revision was set aside since the last acknowledgement.
-    pub refused: Vec<String>,
+    refused: Vec<String>,
     before: JoinedBefore,
     /// What was pulled and waits for somebody who is in its way.
     pub held: Held,
@@ -120,6 +120,12 @@ impl Node {
         for entry in &*entries {
             self.held.supersede(&entry.id, entry.seq);
         }
+    }
+
+    /// Notes that an entry, if it is one that was to be joined, was set aside.
+    pub fn set_aside(&mut self, seq: u64, id: String) {
+        self.open.remove(&seq);
+        self.refused.push(id);
     }
 
     /// Joins entries that were pulled here; each is answered in order.

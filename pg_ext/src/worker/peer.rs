@@ -51,7 +51,7 @@ impl Refusal {
 
     /// Whether it may be taken later.
     pub fn is_passing(&self) -> bool {
-        self.kind != FailureKind::Data
+        !self.kind.is_of_data()
     }
 }
 
@@ -217,7 +217,7 @@ pub fn read(
 ) -> Result<Page, Broken> {
     match local.attempt(|| fetch(ids)) {
         Ok(page) => return Ok(page),
-        Err(failed) if !failed.is_data() => return Err(failed.into()),
+        Err(failed) if !failed.is_of_data() => return Err(failed.into()),
         Err(_) => {}
     }
     let (mut all, mut bytes) = (Page::default(), 0);
@@ -233,7 +233,7 @@ pub fn read(
                 all.found.extend(page.found);
                 all.unreadable.extend(page.unreadable);
             }
-            Err(failed) if failed.is_data() => drop(all.unreadable.insert(id.clone(), failed.message)),
+            Err(failed) if failed.is_of_data() => drop(all.unreadable.insert(id.clone(), failed.message)),
             Err(failed) => return Err(failed.into()),
         }
     }

@@ -140,7 +140,7 @@ fn store_first(name: &str, id: &str, offer: &[u8]) -> bool {
         Err(refused) => {
             // Most often somebody else was first.
             pgrx::debug1!("tandem reader {name}: {id:?}: {refused}");
-            refused.is_data()
+            refused.is_of_data()
         }
     }
 }

@@ -307,18 +307,57 @@ pub(super) fn answer(value: Value) -> Result<Answer, Broken> {
     match value {
         Value::ServerError(error) => {
             let reason = reply_error(&error);
-            let kind = if is_of_the_item(&reason) { FailureKind::Data } else { FailureKind::Passing };
+            let kind = kind_of(&reason);
             Ok(Err(Refusal { reason, kind }))
         }
         value => Ok(Ok(Outcome::of_word(&text(value)?).ok_or_else(malformed)?)),
     }
 }
 
-/// Whether an error is one that the module itself gives for an item. Any other says something of the server: it has no
-/// room, is no master, does not have the module, or lets nobody write.
-fn is_of_the_item(reason: &str) -> bool {
+/// Codes of errors that say something of the server or of the connection: it has no room, is no master, is not ready, or
+/// lets this user not write.
+const OF_THE_SERVER: [&str; 26] = [
+    "ASK",
+    "BACKPRESSURE",
+    "BUSY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "DENIED",
+    "EXECABORT",
+    "INPROG",
+    "IOERR",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOGOODSLAVE",
+    "NOLINK",
+    "NOMASTERLINK",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TIMEOUT",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "UNKILLABLE",
+    "WRONGPASS",
+];
+
+/// What an error of Redis says of another try. One that is neither the module's for an item nor the server's own may be
+/// of this item for ever.
+fn kind_of(reason: &str) -> FailureKind {
     let code = reason.split(' ').next().unwrap_or_default();
-    ["WRONGTYPE", "TOOLARGE", "INVALID", "BADJSON", "CORRUPT", "SCHEMA"].contains(&code)
+    // A server without the module, or with another one.
+    let is_command = ["ERR unknown ", "ERR wrong number "].iter().any(|start| reason.starts_with(start));
+    if ["WRONGTYPE", "TOOLARGE", "INVALID", "BADJSON", "CORRUPT", "SCHEMA"].contains(&code) {
+        FailureKind::Data
+    } else if is_command || OF_THE_SERVER.contains(&code) {
+        FailureKind::Passing
+    } else {
+        FailureKind::Claimed
+    }
 }
 
 fn fingerprint(count: &Value, sum: Value) -> Result<Fingerprint, Broken> {

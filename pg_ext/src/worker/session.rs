@@ -515,7 +515,7 @@ impl Session {
                         // No text of the server's holds a NUL.
                         let name = id.replace('\0', "\u{fffd}");
                         self.set_aside(&name, "from_redis", Some(encoded), &error.to_string())?;
-                        node.refused.push(id);
+                        node.set_aside(seq, id);
                     }
                 }
             } else if link.scope.mirrors(&id) {
@@ -556,7 +556,7 @@ impl Session {
                 Err(refusal) => {
                     let encoded = encode(&entry.revision);
                     self.set_aside(&entry.id, "from_redis", Some(encoded), &refusal.reason)?;
-                    node.refused.push(entry.id);
+                    node.set_aside(entry.seq, entry.id);
                 }
             }
         }

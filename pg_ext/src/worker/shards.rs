@@ -3,8 +3,9 @@
 
 use super::connection::{Broken, Connection};
 use super::peer::{Answer, Named, Peer, is_old_tombstone, key_check};
-use super::remote::{Remote, answer};
+use super::remote::{Remote, answer, malformed};
 use super::topology::topology;
+use super::transaction::FailureKind;
 use crate::fault_point::{self, Point};
 use crate::settings;
 use crate::store::Page;
@@ -23,6 +24,8 @@ use tandem_shared::{Fingerprint, Revision};
 const PUSH_BYTES_MAX: usize = 1 << 20;
 /// Rounds in which a cluster may send a command on.
 const REDIRECTS_MAX: usize = 16;
+/// Tries of a revision that Redis refuses for a reason that may be its own or the revision's.
+const TRIES_MAX: usize = 5;
 
 /// Whether a link is attached to each server.
 pub enum Attach {
@@ -271,16 +274,30 @@ impl Shards {
                 bytes <= PUSH_BYTES_MAX
             });
             let (chunk, later) = rest.split_at(fits.count().max(1));
-            for answer in self.push_part(chunk)? {
-                match answer {
-                    Err(refusal) if refusal.is_passing() => return Err(Broken(refusal.reason)),
-                    answer => answers.push(answer),
-                }
+            for (revision, answer) in chunk.iter().zip(self.push_part(chunk)?) {
+                answers.push(self.insist(revision, answer)?);
             }
             rest = later;
             fault_point::reach(Point::PushPart);
         }
         Ok(answers)
+    }
+
+    /// Pushes a revision again, by itself, that was refused for a reason of which nobody knows whether it passes. What it is
+    /// refused for in the end is said of it, and stops no other.
+    fn insist(&mut self, revision: &(&str, Vec<u8>), mut answer: Answer) -> Result<Answer, Broken> {
+        for _ in 1..TRIES_MAX {
+            match &answer {
+                Err(refusal) if refusal.kind == FailureKind::Claimed => {
+                    answer = self.push_part(std::slice::from_ref(revision))?.pop().ok_or_else(malformed)?;
+                }
+                _ => break,
+            }
+        }
+        match answer {
+            Err(refusal) if refusal.is_passing() => Err(Broken(refusal.reason)),
+            answer => Ok(answer),
+        }
     }
 
     fn push_part(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {

@@ -14,6 +14,8 @@ pub struct Failed {
     pub message: String,
     /// Whether trying again may help.
     pub kind: FailureKind,
+    /// Somebody has cancelled the statement.
+    is_cancel: bool,
 }
 
 /// What an error says of another try.
@@ -21,6 +23,9 @@ pub struct Failed {
 pub enum FailureKind {
     /// The data is refused, and will be again.
     Data,
+    /// Code of a user, as a trigger, says of this data that somebody is in the way or that the server cannot do it. It may
+    /// say so for ever.
+    Claimed,
     /// Somebody else is in the way, of this data and maybe of no other.
     Lock,
     /// The server cannot do it at present.
@@ -28,9 +33,10 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// Of an SQLSTATE. Whatever is not known to pass does not: triggers, constraints and functions of users may give any.
-    fn of(sql_state: &str) -> FailureKind {
-        match sql_state {
+    /// Of an SQLSTATE, and of whether the server itself gives it. Whatever is not known to pass does not: triggers, constraints
+    /// and functions of users may give any.
+    fn of(sql_state: &str, is_of_server: bool) -> FailureKind {
+        let kind = match sql_state {
             // Lock not available. Deadlock, and other ways of two transactions to be in each other's way.
             "55P03" => FailureKind::Lock,
             state if state.starts_with("40") => FailureKind::Lock,
@@ -41,14 +47,20 @@ impl FailureKind {
                 FailureKind::Passing
             }
             _ => FailureKind::Data,
-        }
+        };
+        if kind == FailureKind::Data || is_of_server { kind } else { FailureKind::Claimed }
+    }
+
+    /// Whether it says something of the data, and of nothing else.
+    pub fn is_of_data(self) -> bool {
+        matches!(self, FailureKind::Data | FailureKind::Claimed)
     }
 }
 
 impl Failed {
-    /// Whether the data is at fault, so that trying again will not help.
-    pub fn is_data(&self) -> bool {
-        self.kind == FailureKind::Data
+    /// Whether the data is at fault, as far as can be told from one try.
+    pub fn is_of_data(&self) -> bool {
+        self.kind.is_of_data()
     }
 }
 
@@ -163,12 +175,12 @@ impl Before {
     fn undo<T>(self, error: CaughtError) -> Result<T, Failed> {
         self.end(false);
         let failed = described(&error);
-        if failed.is_data() { Err(failed) } else { error.rethrow() }
+        if failed.is_cancel { error.rethrow() } else { Err(failed) }
     }
 }
 
-/// Runs `work` so that data which the server refuses undo it and nothing before it; any other error goes on to the
-/// caller. For functions, which run inside their caller's transaction.
+/// Runs `work` so that an error undoes it and nothing before it; that somebody cancels it goes on to the caller. For
+/// functions, which run inside their caller's transaction.
 pub fn savepoint<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     let before = &AssertUnwindSafe(Before::begin());
     let work = AssertUnwindSafe(work);
@@ -194,7 +206,9 @@ fn described(error: &CaughtError) -> Failed {
     | CaughtError::RustPanic { ereport: report, .. }) = error;
     let state = report.sql_error_code() as i32;
     // SAFETY: gives a text of the server's own memory, which the next call overwrites.
-    let state = unsafe { CStr::from_ptr(pg_sys::unpack_sql_state(state)) };
-    let kind = FailureKind::of(&state.to_string_lossy());
-    Failed { message: report.message().to_owned(), kind }
+    let state = unsafe { CStr::from_ptr(pg_sys::unpack_sql_state(state)) }.to_string_lossy().into_owned();
+    // What a statement of a language raises has the language's name as its domain, and what a library of C raises the server's.
+    let is_of_server = report.domain().is_none_or(|domain| !domain.starts_with("pl"));
+    let kind = FailureKind::of(&state, is_of_server);
+    Failed { message: report.message().to_owned(), kind, is_cancel: is_of_server && state == "57014" }
 }
