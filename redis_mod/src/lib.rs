@@ -66,8 +66,12 @@ use datatype::ITEM_TYPE;
 use events::on_keyspace;
 use guard::command;
 use info::info;
-use redis_module::raw::ModuleOptions;
+use redis_module::raw::{ModuleOptions, RedisModuleCtx};
 use redis_module::{Context, InfoContext, RedisResult, RedisString, Status, redis_module};
+use settings::{
+    ABSENT_MEMORY, CDC_LENGTH, CONTENT_BYTES, FETCH_IDS, FETCH_TIMEOUT, PENDING_BYTES, PRINTED_BYTES,
+    RETENTION,
+};
 
 #[cfg(not(test))]
 use redis_module::alloc::RedisAlloc as Allocator;
@@ -79,7 +83,32 @@ const ALLOCATOR: Allocator = std::alloc::System;
 #[cfg(not(test))]
 const ALLOCATOR: Allocator = redis_module::alloc::RedisAlloc;
 
-fn init(context: &Context, _: &[RedisString]) -> Status {
+/// Named before the data type, as all data types are made before anything else is asked of the server: one that is
+/// older than what the registration of settings needs refuses the module here, and lives.
+struct Floor;
+
+static FLOOR: Floor = Floor;
+
+impl Floor {
+    /// What a data type has in its place. Errors: the server has no settings of modules.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "called as a data type's method is")]
+    fn create_data_type(&self, context: *mut RedisModuleCtx) -> Result<(), &'static str> {
+        // SAFETY: set once, by the server, before the module is loaded.
+        if unsafe { redis_module::raw::RedisModule_RegisterNumericConfig }.is_some() {
+            return Ok(());
+        }
+        Context::new(context).log_warning(TOO_OLD);
+        Err(TOO_OLD)
+    }
+}
+
+const TOO_OLD: &str = "tandem: this server lacks an API the module needs; Redis 7.0.1 or later has it";
+
+fn init(context: &Context, arguments: &[RedisString]) -> Status {
+    if let Err(error) = settings::check_arguments(arguments) {
+        context.log_warning(&format!("tandem: {error}"));
+        return Status::Err;
+    }
     // Errors while loading are errors, not an exit; and a full sync then may come without a file.
     context.set_module_options(ModuleOptions::HANDLE_IO_ERRORS);
     if settings::install(context).is_err()
@@ -88,7 +117,7 @@ fn init(context: &Context, _: &[RedisString]) -> Status {
         || !states::register(context)
         || !docs::register(context)
     {
-        context.log_warning("tandem: this server lacks an API the module needs; Redis 7.0.1 or later has it");
+        context.log_warning(TOO_OLD);
         return Status::Err;
     }
     retention::start(context);
@@ -99,7 +128,7 @@ redis_module! {
     name: "tandem",
     version: 1,
     allocator: (Allocator, ALLOCATOR),
-    data_types: [ITEM_TYPE],
+    data_types: [FLOOR, ITEM_TYPE],
     init: init,
     info: info,
     commands: [
@@ -132,17 +161,41 @@ redis_module! {
     ],
     configurations: [
         i64: [
-            ["content-bytes-max", &*settings::CONTENT_BYTES_MAX, settings::CONTENT_BYTES_DEFAULT, 1, settings::CONTENT_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
-            ["printed-bytes-max", &*settings::PRINTED_BYTES_MAX, settings::PRINTED_BYTES_DEFAULT, 1, settings::PRINTED_BYTES_DEFAULT, settings::CHANGEABLE, Some(Box::new(settings::changed))],
-            ["cdc-maxlen", &*settings::CDC_LENGTH_MAX, 0, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
-            ["tombstone-retention-ms", &*settings::RETENTION_MS, settings::RETENTION_MS_DEFAULT, 0, i64::MAX, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
-            ["fetch-timeout-ms", &*settings::FETCH_TIMEOUT_MS, settings::FETCH_TIMEOUT_DEFAULT, 1, 3_600_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
-            ["fetch-ids-max", &*settings::FETCH_IDS_MAX, settings::FETCH_IDS_DEFAULT, 1, 10_000_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
-            ["absent-memory-ms", &*settings::ABSENT_MEMORY_MS, settings::ABSENT_MEMORY_DEFAULT, 0, 3_600_000, settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))],
-            ["pending-bytes-max", &*settings::PENDING_BYTES_MAX, settings::PENDING_BYTES_DEFAULT, 1024, i64::MAX, settings::CHANGEABLE, Some(Box::new(settings::changed))],
+            [
+                CONTENT_BYTES.name, &*settings::CONTENT_BYTES_MAX, CONTENT_BYTES.default, CONTENT_BYTES.min, CONTENT_BYTES.max,
+                settings::CHANGEABLE, Some(Box::new(settings::changed))
+            ],
+            [
+                PRINTED_BYTES.name, &*settings::PRINTED_BYTES_MAX, PRINTED_BYTES.default, PRINTED_BYTES.min, PRINTED_BYTES.max,
+                settings::CHANGEABLE, Some(Box::new(settings::changed))
+            ],
+            [
+                CDC_LENGTH.name, &*settings::CDC_LENGTH_MAX, CDC_LENGTH.default, CDC_LENGTH.min, CDC_LENGTH.max,
+                settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))
+            ],
+            [
+                RETENTION.name, &*settings::RETENTION_MS, RETENTION.default, RETENTION.min, RETENTION.max,
+                settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))
+            ],
+            [
+                FETCH_TIMEOUT.name, &*settings::FETCH_TIMEOUT_MS, FETCH_TIMEOUT.default, FETCH_TIMEOUT.min, FETCH_TIMEOUT.max,
+                settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))
+            ],
+            [
+                FETCH_IDS.name, &*settings::FETCH_IDS_MAX, FETCH_IDS.default, FETCH_IDS.min, FETCH_IDS.max,
+                settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))
+            ],
+            [
+                ABSENT_MEMORY.name, &*settings::ABSENT_MEMORY_MS, ABSENT_MEMORY.default, ABSENT_MEMORY.min, ABSENT_MEMORY.max,
+                settings::CHANGEABLE_NUMBER, Some(Box::new(settings::changed))
+            ],
+            [
+                PENDING_BYTES.name, &*settings::PENDING_BYTES_MAX, PENDING_BYTES.default, PENDING_BYTES.min, PENDING_BYTES.max,
+                settings::CHANGEABLE, Some(Box::new(settings::changed))
+            ],
         ],
         string: [
-            ["digest-secret", &*settings::DIGEST_SECRET, "", settings::FIXED_SECRET, None],
+            [settings::DIGEST_SECRET_NAME, &*settings::DIGEST_SECRET, "", settings::FIXED_SECRET, None],
         ],
         bool: [],
         enum: [],
