@@ -65,6 +65,8 @@ thread_local! {
 
 /// What a client in TANDEM.WAIT has written.
 pub struct Taken {
+    /// The client, if anybody knows it.
+    pub client: Option<u64>,
     /// Everything up to this number.
     pub seq: u64,
     /// What is known of its own writes.
@@ -82,7 +84,7 @@ impl Taken {
             let is_refused = self.written.numbers.is_some_and(|(first, last)| {
                 link.refused.values().any(|number| (first..=last).contains(number))
             });
-            let has_taken = link.has_taken(self.seq);
+            let has_taken = pending.has_taken(link, self.seq, self.client);
             is_final &= has_taken;
             count += u64::from(has_taken && !is_refused);
         }

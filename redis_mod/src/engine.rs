@@ -5,7 +5,7 @@
 use crate::clients::Clients;
 use crate::ghosts::{Both, Copy, Ghosts};
 use crate::item::Item;
-use crate::pending::{EVERYTHING, Link, Pending, takes};
+use crate::pending::{EVERYTHING, Link, Pending, Waiting, takes};
 use crate::reading::Reading;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use tandem_shared::codec::{self, Source};
 use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
 use tandem_shared::index::Index;
-use tandem_shared::link::Scope;
+use tandem_shared::link::{Acknowledgement, Scope};
 use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, DigestKey, Error, Head, Range, Result, Revision, Version};
 
@@ -171,6 +171,25 @@ impl Database {
             let of_any = self.pending.dropped_version(EVERYTHING).max(self.ghosts.floor());
             of_any.map(|version| version.min(Version::FLOOR_MAX))
         })
+    }
+
+    /// A link has taken what it says. Returns how many entries nobody waits for any more.
+    pub fn acknowledge(&mut self, taken: &Acknowledgement) -> usize {
+        let refused: Vec<&str> = taken.refused.iter().map(String::as_str).collect();
+        self.pending.acknowledge(&taken.link, taken.seq, &taken.except, &refused).unwrap_or(0)
+    }
+
+    /// Whether what was written under an id can neither be read nor has left the keyspace: a copy that has expired while
+    /// Redis deletes none, as it does not while it holds writes back.
+    pub fn is_in_limbo(&self, id: &str) -> bool {
+        self.index.get(id).is_some()
+    }
+
+    /// Whether a link has yet to take what was here of an id that is not to be read: what the other side has is older.
+    pub fn is_ahead(&self, link: &str, id: &str) -> bool {
+        let waits =
+            |waiting: &Waiting| !waiting.aside.is_empty() || (waiting.is_written && self.is_in_limbo(id));
+        self.pending.get(id).is_some_and(waits) && self.pending.waits(link, id)
     }
 
     /// Forgets a link and what waited for it only. False if it was not attached.

@@ -52,6 +52,7 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
             if is_new && !item.local() {
                 // RENAME, COPY, RESTORE and MOVE write under an id the links have not seen this revision of.
                 books.pending.written(id, None, None);
+                books.pending.is_by(id, None);
                 if above.is_none() {
                     books.tombstones.remove(id);
                 }

@@ -4,10 +4,13 @@
 //! dropped, or a foreign revision of the same version replaced it) is kept aside, encoded, until acknowledged.
 //!
 //! Each link has a queue of its own, of what it carries and is to be told. An id that is in no queue is not in the
-//! set.
+//! set. A link takes what is in its queue in order, but it need not take all: what somebody is in the way of on the other
+//! side stays in the queue behind what is acknowledged, and so does what can neither be read nor has left when it is
+//! its turn, as Redis deletes no expired copy while it holds writes back.
 //!
 //! No Redis type here: the rules are tested without a server.
 
+use crate::writers::Writers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -18,9 +21,9 @@ use tandem_shared::{Range, Version};
 pub const EVERYTHING: &str = "";
 
 /// Fixed cost of a waiting id in the books, beside its text and what is kept aside.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = 192;
 /// Cost of an id in the queue of one link.
-const QUEUED_BYTES: usize = 40;
+const QUEUED_BYTES: usize = 48;
 
 /// One id that waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Waiting {
     pub origin: Option<Box<str>>,
     /// The number of the last write among what waits.
     pub written_seq: u64,
+    /// The clients that wrote it.
+    writers: Writers,
     /// Queues that it is in.
     takers: u32,
 }
@@ -84,7 +89,7 @@ pub fn brings_back(scope: &Scope, id: &str) -> bool {
 pub struct Link {
     /// What it carries.
     pub scope: Scope,
-    /// It has taken everything up to this number.
+    /// It has taken everything up to this number, but for what waits for it under such a number all the same.
     pub acked: u64,
     /// Both sides were compared since it was attached. Until then nobody knows what the other side has.
     pub is_compared: bool,
@@ -98,10 +103,15 @@ pub struct Link {
     pub tombstone_page: Option<TombstonePage>,
     /// What waits for it, by number.
     queue: BTreeMap<u64, Queued>,
-    /// The numbers since which something of its queue waits.
-    owed: BTreeSet<u64>,
-    /// Since when the entry waited for it that is taken out of the set at present.
-    held: Option<u64>,
+    /// What waits for it, and could not be read when it was its turn. It gets another number, and is back in the queue, when
+    /// that has changed.
+    passed_over: BTreeMap<u64, Queued>,
+    /// The numbers since which something waits for it, with those under which it waits now.
+    owed: BTreeMap<u64, u64>,
+    /// The numbers up to `acked` under which something waited for it when it was saved.
+    open: BTreeSet<u64>,
+    /// Number of the entry that is taken out of the set at present, and since when it waited for this link.
+    held: Option<(u64, u64)>,
 }
 
 /// Tombstones from before a link was attached, on their way under one number.
@@ -135,41 +145,68 @@ impl Link {
             tombstones_after: None,
             tombstone_page: None,
             queue: BTreeMap::new(),
-            owed: BTreeSet::new(),
+            passed_over: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            open: BTreeSet::new(),
             held: None,
         }
     }
 
     /// Number of ids that wait for it.
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.passed_over.len()
     }
 
-    /// Whether something after a number waits for it.
+    /// Whether something after a number waits to be pulled.
     pub fn has_after(&self, seq: u64) -> bool {
         self.queue.range(seq.saturating_add(1)..).next().is_some() || self.tombstones_after.is_some()
     }
 
-    /// Whether it has taken all that it takes of what has a number up to `seq`.
-    pub fn has_taken(&self, seq: u64) -> bool {
-        self.is_compared
-            && self.tombstones_after.is_none()
-            && self.owed.first().is_none_or(|first| *first > seq)
+    /// The numbers up to `seq`, in order, under which something waits for it.
+    pub fn open_up_to(&self, seq: u64) -> Vec<u64> {
+        let mut open: Vec<u64> = self
+            .queue
+            .range(..=seq)
+            .chain(self.passed_over.range(..=seq))
+            .map(|(number, _)| *number)
+            .collect();
+        open.sort_unstable();
+        open
+    }
+
+    /// What was passed over, the first first: ids and numbers.
+    pub fn passed_over(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.passed_over.iter().map(|(number, queued)| (queued.id.as_ref(), *number))
+    }
+
+    /// Whether what has a number waits for it.
+    fn has(&self, seq: u64) -> bool {
+        self.queue.contains_key(&seq) || self.passed_over.contains_key(&seq)
+    }
+
+    /// Whether what has a number may wait for it.
+    fn is_open(&self, seq: u64) -> bool {
+        seq > self.acked || self.open.contains(&seq) || self.held.is_some_and(|(number, _)| number == seq)
+    }
+
+    fn into_queued(self) -> impl Iterator<Item = Queued> {
+        self.queue.into_values().chain(self.passed_over.into_values())
     }
 
     /// An entry leaves the queue while it is changed.
     fn hold(&mut self, seq: u64) {
-        self.held = self.queue.remove(&seq).map(|queued| queued.since);
+        let queued = self.queue.remove(&seq).or_else(|| self.passed_over.remove(&seq));
+        self.held = queued.map(|queued| (seq, queued.since));
     }
 
     /// It comes back under another number, if it still concerns the link.
     fn release(&mut self, id: &Rc<str>, seq: u64, concerns: bool) {
-        let held = self.held.take();
+        let since = self.held.take().map(|(_, since)| since);
         if concerns {
-            let since = held.unwrap_or(seq);
-            self.owed.insert(since);
+            let since = since.unwrap_or(seq);
+            self.owed.insert(since, seq);
             self.queue.insert(seq, Queued { id: id.clone(), since });
-        } else if let Some(since) = held {
+        } else if let Some(since) = since {
             self.owed.remove(&since);
         }
     }
@@ -265,14 +302,8 @@ impl Pending {
     /// Whether a link has still to be told of an id; a drop of everything waits for each.
     pub fn waits(&self, name: &str, id: &str) -> bool {
         let Some(link) = self.links.get(name) else { return false };
-        let is_queued =
-            |id: &str| self.entries.get(id).is_some_and(|waiting| link.queue.contains_key(&waiting.seq));
+        let is_queued = |id: &str| self.entries.get(id).is_some_and(|waiting| link.has(waiting.seq));
         is_queued(id) || is_queued(EVERYTHING)
-    }
-
-    /// Whether a link has still to take revisions of an id that are kept aside.
-    pub fn waits_aside(&self, name: &str, id: &str) -> bool {
-        self.waits(name, id) && self.entries.get(id).is_some_and(|waiting| !waiting.aside.is_empty())
     }
 
     /// Ids that wait, in byte order.
@@ -281,6 +312,20 @@ impl Pending {
         let ids = self.entries.range::<str, _>((Bound::Included(start), Bound::Unbounded));
         let end = range.end.clone();
         ids.map(|(id, _)| id.as_ref()).take_while(move |id| end.as_deref().is_none_or(|end| *id < end))
+    }
+
+    /// Whether a link has taken all that it takes of what has a number up to `seq`, as far as a client has to wait for it
+    /// that has written some of it; `None` for one that nobody knows. What the link has gone past, because somebody is in
+    /// its way, nobody waits for who has not written it.
+    pub fn has_taken(&self, link: &Link, seq: u64, client: Option<u64>) -> bool {
+        let is_foreign = |number: &u64| {
+            let queued = link.queue.get(number).or_else(|| link.passed_over.get(number));
+            let waiting = queued.and_then(|queued| self.entries.get(&queued.id));
+            waiting.is_none_or(|waiting| !waiting.writers.may_include(client))
+        };
+        link.is_compared
+            && link.tombstones_after.is_none()
+            && link.owed.range(..=seq).all(|(since, number)| *since <= link.acked && is_foreign(number))
     }
 
     /// All entries, in byte order of their ids.
@@ -307,9 +352,10 @@ impl Pending {
         let before = self.links.remove(name);
         let mut link = Link::new(scope.clone(), before.as_ref().map_or(self.last_seq, |link| link.acked));
         link.tombstones_after = (has_tombstones && scope.to_postgres()).then(|| "".into());
+        link.open = before.iter().flat_map(|before| before.open_up_to(before.acked)).collect();
         // Into its queue first: what is in no queue is forgotten, and what is kept aside with it.
         self.restore_link(name, link);
-        for queued in before.into_iter().flat_map(|link| link.queue.into_values()) {
+        for queued in before.into_iter().flat_map(Link::into_queued) {
             self.leave_queue(&queued.id);
         }
         true
@@ -318,15 +364,15 @@ impl Pending {
     /// Forgets a link and what waited for it only. False if it was not attached.
     pub fn detach(&mut self, name: &str) -> bool {
         let Some(link) = self.links.remove(name) else { return false };
-        for queued in link.queue.into_values() {
+        for queued in link.into_queued() {
             self.leave_queue(&queued.id);
         }
         true
     }
 
-    /// A link has taken everything up to `seq` but for the ids refused. Returns how many entries nobody waits for any
-    /// more.
-    pub fn acknowledge(&mut self, name: &str, seq: u64, refused: &[&str]) -> Option<usize> {
+    /// A link has taken everything up to `seq` that it was told of, but for what has the numbers `except` and for the ids
+    /// refused. Returns how many entries nobody waits for any more.
+    pub fn acknowledge(&mut self, name: &str, seq: u64, except: &[u64], refused: &[&str]) -> Option<usize> {
         let seq = seq.min(self.last_seq);
         let link = self.links.get_mut(name)?;
         link.acked = link.acked.max(seq);
@@ -342,11 +388,26 @@ impl Pending {
             link.tombstones_after = link.tombstones_after.take().map(|_| page.last).filter(|_| !page.is_end);
         }
         let later = link.queue.split_off(&seq.saturating_add(1));
-        let taken = std::mem::replace(&mut link.queue, later);
+        let mut taken = std::mem::replace(&mut link.queue, later);
+        for number in except {
+            if let Some(queued) = taken.remove(number) {
+                link.queue.insert(*number, queued);
+            }
+        }
         for queued in taken.values() {
             link.owed.remove(&queued.since);
         }
         Some(taken.into_values().filter(|queued| self.leave_queue(&queued.id)).count())
+    }
+
+    /// What has this number in the queue of a link could not be read when it was its turn, and has not left either: it
+    /// waits, and keeps nothing else from being taken.
+    pub fn pass_over(&mut self, name: &str, seq: u64) {
+        if let Some(link) = self.links.get_mut(name)
+            && let Some(queued) = link.queue.remove(&seq)
+        {
+            link.passed_over.insert(seq, queued);
+        }
     }
 
     /// Every tombstone from before a link was attached is with it, or on its way.
@@ -358,6 +419,9 @@ impl Pending {
 
     /// An id was written here, or by `origin`. `seq` replays a given number (replica, AOF). Returns its sequence
     /// number, or `None` when no link waits for it.
+    ///
+    /// What a link brings over a copy that was dropped before it was taken is not what the id comes to have, which is what
+    /// that copy and this make together: it is brought back all the same.
     pub fn written(&mut self, id: &str, origin: Option<&str>, seq: Option<u64>) -> Option<u64> {
         for link in self.links.values_mut().filter(|link| !link.refused.is_empty()) {
             link.refused.remove(id);
@@ -368,10 +432,19 @@ impl Pending {
         let (id, mut waiting) = self.take(id);
         // What comes over a link was not written over the copy that was dropped, and does not stand for it.
         waiting.copy_is_aside &= origin.is_none();
-        waiting.dropped = None;
+        if origin.is_none() || waiting.aside.is_empty() {
+            waiting.dropped = None;
+        }
         waiting.is_written = true;
         waiting.origin = origin.map(Into::into);
         self.put(id, waiting, seq)
+    }
+
+    /// A client has written what waits under an id; `None` for one that nobody knows.
+    pub fn is_by(&mut self, id: &str, client: Option<u64>) {
+        if let Some(waiting) = self.entries.get_mut(id) {
+            waiting.writers.add(client);
+        }
     }
 
     /// The copy of an id was dropped. Its revision is kept aside if a link has still to take it; a link that mirrors
@@ -446,7 +519,7 @@ impl Pending {
     /// Restores a link. What it has not taken of the entries that are there waits for it.
     pub fn restore_link(&mut self, name: &str, mut link: Link) {
         for (id, waiting) in &mut self.entries {
-            if waiting.seq > link.acked && waiting.concerns(id, name, &link.scope) {
+            if link.is_open(waiting.seq) && waiting.concerns(id, name, &link.scope) {
                 self.bytes = self.bytes.saturating_sub(waiting.cost(id));
                 waiting.takers += 1;
                 self.bytes += waiting.cost(id);
@@ -456,9 +529,9 @@ impl Pending {
         self.links.insert(name.into(), link);
     }
 
-    /// A link as it was saved.
-    pub fn saved_link(scope: Scope, acked: u64) -> Link {
-        Link::new(scope, acked)
+    /// A link as it was saved: what has a number up to `acked` waits for it only where that is among `open`.
+    pub fn saved_link(scope: Scope, acked: u64, open: BTreeSet<u64>) -> Link {
+        Link { open, ..Link::new(scope, acked) }
     }
 
     /// Makes the counter at least what it was elsewhere.
@@ -484,13 +557,13 @@ impl Pending {
     /// Puts an entry into the queues of those whom it concerns, under a new number unless one is given.
     fn put(&mut self, id: Rc<str>, mut waiting: Waiting, seq: Option<u64>) -> Option<u64> {
         let seq = match seq {
-            Some(seq) if self.links.values().all(|link| !link.queue.contains_key(&seq)) => seq,
+            Some(seq) if self.links.values().all(|link| !link.has(seq)) => seq,
             _ => self.last_seq.saturating_add(1),
         };
         waiting.seq = seq;
         waiting.written_seq = if waiting.is_written { seq } else { waiting.written_seq };
         for (name, link) in &mut self.links {
-            let concerns = seq > link.acked && waiting.concerns(&id, name, &link.scope);
+            let concerns = link.is_open(seq) && waiting.concerns(&id, name, &link.scope);
             link.release(&id, seq, concerns);
             waiting.takers += u32::from(concerns);
         }
@@ -564,13 +637,13 @@ mod tests {
             pending.written(id, None, None);
         }
         assert_eq!(ids(&pending, "pg", 0), [(2, "b".into()), (3, "a".into())]);
-        assert_eq!(pending.acknowledge("pg", 2, &[]), Some(1));
+        assert_eq!(pending.acknowledge("pg", 2, &[], &[]), Some(1));
         assert_eq!(ids(&pending, "pg", 0), [(3, "a".into())]);
         pending.written("a", None, None);
-        assert_eq!(pending.acknowledge("pg", 3, &[]), Some(0), "written again after it was pulled");
-        assert_eq!(pending.acknowledge("pg", 4, &[]), Some(1));
+        assert_eq!(pending.acknowledge("pg", 3, &[], &[]), Some(0), "written again after it was pulled");
+        assert_eq!(pending.acknowledge("pg", 4, &[], &[]), Some(1));
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
-        assert_eq!(pending.acknowledge("other", 4, &[]), None);
+        assert_eq!(pending.acknowledge("other", 4, &[], &[]), None);
     }
 
     #[test]
@@ -588,7 +661,7 @@ mod tests {
         assert!(pending.dropped("a", version(1), || unreachable!()).is_some(), "it brings the copy back");
         let mut pending = with_scope(["", "mirror", "from_redis"]);
         assert!(pending.written("a", None, None).is_some());
-        pending.acknowledge("pg", 1, &[]);
+        pending.acknowledge("pg", 1, &[], &[]);
         assert_eq!(pending.dropped("a", version(1), || unreachable!()), None, "it brings nothing back");
         let mut pending = with_scope(["", "cache", "both"]);
         assert_eq!(
@@ -611,7 +684,7 @@ mod tests {
         assert!(!pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("three", "a"));
         pending.written("a", None, None);
         assert!(pending.waits("one", "a") && pending.waits("two", "a"));
-        assert_eq!(pending.acknowledge("one", pending.last_seq(), &[]), Some(0));
+        assert_eq!(pending.acknowledge("one", pending.last_seq(), &[], &[]), Some(0));
         assert!(!pending.waits("one", "a") && pending.waits("two", "a") && !pending.waits("two", "b"));
         assert!(pending.detach("two"));
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
@@ -640,7 +713,7 @@ mod tests {
         pending.everything_dropped(version(9));
         assert_eq!(pending.dropped_version("zzz"), Some(version(9)));
         assert!(pending.has_dropped());
-        pending.acknowledge("pg", pending.last_seq(), &[]);
+        pending.acknowledge("pg", pending.last_seq(), &[], &[]);
         assert!(!pending.has_dropped());
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
     }
@@ -651,35 +724,141 @@ mod tests {
         pending.dropped("a", version(7), || unreachable!("a was acknowledged"));
         pending.expired("a");
         assert_eq!((pending.len(), pending.bytes(), pending.has_dropped()), (0, 0, false));
-        assert!(pending.link("pg").unwrap().has_taken(pending.last_seq()), "nobody waits for its number");
+        assert!(
+            pending.has_taken(pending.link("pg").unwrap(), pending.last_seq(), None),
+            "nobody waits for its number"
+        );
         pending.written("a", None, None);
         pending.dropped("a", version(8), || vec![1]);
         pending.expired("a");
         let waiting = pending.get("a").unwrap();
         assert_eq!((waiting.aside.len(), waiting.dropped, pending.has_dropped()), (1, None, false));
         pending.expired("a");
-        assert_eq!(pending.acknowledge("pg", pending.last_seq(), &[]), Some(1));
+        assert_eq!(pending.acknowledge("pg", pending.last_seq(), &[], &[]), Some(1));
     }
 
     #[test]
     fn a_write_is_taken_when_it_or_a_later_one_is() {
         let mut pending = with_links(&["pg"]);
-        let taken = |pending: &Pending, seq| pending.link("pg").unwrap().has_taken(seq);
+        let taken = |pending: &Pending, seq| pending.has_taken(pending.link("pg").unwrap(), seq, None);
         let first = pending.written("a", None, None).unwrap();
         assert!(!taken(&pending, first));
         let second = pending.written("a", None, None).unwrap();
         assert!(!taken(&pending, first), "the id was written again; nothing of it was taken");
         pending.dropped("a", version(2), || vec![1]);
         assert!(!taken(&pending, first) && !taken(&pending, second));
-        pending.acknowledge("pg", second, &[]);
+        pending.acknowledge("pg", second, &[], &[]);
         assert!(!taken(&pending, first), "that number is not what waits");
-        pending.acknowledge("pg", pending.last_seq(), &[]);
+        pending.acknowledge("pg", pending.last_seq(), &[], &[]);
         assert!(taken(&pending, first) && taken(&pending, second));
         let third = pending.written("a", None, None).unwrap();
         pending.written("a", Some("pg"), None);
         assert!(taken(&pending, third), "the link itself has gone on");
         pending.link_mut("pg").unwrap().is_compared = false;
         assert!(!taken(&pending, third), "nobody knows what the other side has");
+    }
+
+    #[test]
+    fn an_acknowledgement_leaves_what_it_excepts() {
+        let mut pending = with_links(&["pg"]);
+        for (id, client) in [("a", 1), ("b", 2), ("c", 3)] {
+            pending.written(id, None, None);
+            pending.is_by(id, Some(client));
+        }
+        let taken = |pending: &Pending, seq, client| {
+            pending.has_taken(pending.link("pg").unwrap(), seq, Some(client))
+        };
+        assert!((1..4).all(|client| !taken(&pending, 3, client)), "nothing is acknowledged");
+        assert_eq!(pending.acknowledge("pg", 2, &[1], &[]), Some(1));
+        assert!(!taken(&pending, 3, 2), "what comes after that may be anybody's");
+        assert!(taken(&pending, 2, 2) && !taken(&pending, 2, 1));
+        pending.acknowledge("pg", 3, &[1], &[]);
+        assert_eq!(ids(&pending, "pg", 0), [(1, "a".into())]);
+        assert!(!pending.link("pg").unwrap().has_after(3), "the session has it");
+        assert!(taken(&pending, 3, 2) && !taken(&pending, 3, 1));
+        assert!(!pending.has_taken(pending.link("pg").unwrap(), 3, None), "nobody knows whose it is");
+        // One that says less again, or the same again, changes nothing.
+        assert_eq!(pending.acknowledge("pg", 2, &[1], &[]), Some(0));
+        assert_eq!(pending.acknowledge("pg", 3, &[1, 2], &[]), Some(0));
+        assert_eq!((pending.link("pg").unwrap().acked, pending.len()), (3, 1));
+        // It is written again while somebody is in the way of what was there before.
+        pending.written("a", None, None);
+        pending.is_by("a", Some(4));
+        assert!(taken(&pending, 4, 2), "client 2 has nothing to do with it");
+        assert!(!taken(&pending, 4, 4) && !taken(&pending, 3, 1));
+        assert_eq!(pending.acknowledge("pg", 3, &[], &[]), Some(0), "that was not this one");
+        assert_eq!(pending.acknowledge("pg", 4, &[], &[]), Some(1));
+        assert!(taken(&pending, 4, 1) && taken(&pending, 4, 4));
+        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_excepted_changes_as_anything_else_that_waits() {
+        let mut pending = with_links(&["pg"]);
+        for id in ["a", "b", "c"] {
+            pending.written(id, None, None);
+        }
+        pending.acknowledge("pg", 3, &[1, 2, 3], &[]);
+        pending.dropped("a", version(7), || vec![1]);
+        assert_eq!(ids(&pending, "pg", 3), [(4, "a".into())], "the link is told that it is to come back");
+        pending.dropped("b", version(7), || vec![1]);
+        pending.expired("b");
+        pending.written("c", Some("pg"), None);
+        assert_eq!(ids(&pending, "pg", 3), [(4, "a".into()), (5, "b".into())]);
+        pending.acknowledge("pg", 5, &[4, 5], &[]);
+        let scope = Scope::parse("a", "mirror", "both").unwrap();
+        assert!(pending.attach("pg", &scope, false), "it carries something else");
+        assert_eq!(ids(&pending, "pg", 0), [(4, "a".into())]);
+        pending.check();
+        assert_eq!(pending.acknowledge("pg", 5, &[], &[]), Some(1));
+        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over_and_stays_owed() {
+        let mut pending = with_links(&["pg", "other"]);
+        for id in ["a", "b"] {
+            pending.written(id, None, None);
+            pending.is_by(id, Some(1));
+        }
+        pending.pass_over("pg", 1);
+        pending.check();
+        assert_eq!(ids(&pending, "pg", 0), [(2, "b".into())]);
+        assert_eq!(ids(&pending, "other", 0).len(), 2, "the other link was not at it yet");
+        assert!(pending.waits("pg", "a"));
+        pending.acknowledge("pg", 2, &[], &[]);
+        let link = pending.link("pg").unwrap();
+        assert_eq!((link.len(), link.has_after(0), link.open_up_to(2)), (1, false, vec![1]));
+        assert!(pending.has_taken(link, 2, Some(2)) && !pending.has_taken(link, 2, Some(1)));
+        assert_eq!(link.passed_over().collect::<Vec<_>>(), [("a", 1)]);
+        pending.acknowledge("other", 2, &[], &[]);
+        // Redis deletes it at last.
+        pending.dropped("a", version(1), || vec![1]);
+        pending.expired("a");
+        pending.check();
+        assert_eq!(ids(&pending, "pg", 2), [(3, "a".into())]);
+        assert_eq!(pending.get("a").unwrap().aside.len(), 1);
+        assert!(pending.detach("other"));
+        pending.pass_over("pg", 3);
+        assert!(pending.detach("pg"));
+        assert_eq!((pending.len(), pending.bytes()), (0, 0));
+    }
+
+    /// Else Redis keeps what the link has brought, and Postgres has what was aside.
+    #[test]
+    fn a_copy_that_was_dropped_untaken_is_brought_back_whatever_comes_meanwhile() {
+        let mut pending = with_links(&["pg"]);
+        pending.written("a", None, None);
+        pending.dropped("a", version(7), || vec![1]);
+        pending.written("a", Some("pg"), None);
+        assert_eq!(pending.get("a").unwrap().dropped, Some(version(7)));
+        assert_eq!(ids(&pending, "pg", 0), [(3, "a".into())]);
+        pending.written("a", None, None);
+        assert_eq!(pending.get("a").unwrap().dropped, None, "a client goes on from there");
+        pending.acknowledge("pg", 4, &[], &[]);
+        pending.dropped("a", version(8), || unreachable!("it was taken"));
+        pending.written("a", Some("pg"), None);
+        assert_eq!((pending.len(), pending.has_dropped()), (0, false), "it is back");
     }
 
     #[test]
@@ -690,7 +869,7 @@ mod tests {
         pending.written("c", None, None);
         pending.dropped("a", version(1), || vec![1]);
         pending.written("c", None, None);
-        pending.acknowledge("pg", 4, &["a", "c"]);
+        pending.acknowledge("pg", 4, &[], &["a", "c"]);
         let refused = |pending: &Pending| pending.link("pg").unwrap().refused.clone();
         assert_eq!(refused(&pending), BTreeMap::from([("a".into(), first)]), "c was written since");
         assert!(pending.bytes() > 0);
@@ -732,7 +911,7 @@ mod tests {
         assert!(pending.waits("pg", "a:1") && pending.bytes() > 0);
         let link = pending.link("pg").unwrap();
         assert!(!link.is_compared && link.owes_tombstone("a:2") && !link.owes_tombstone("b"));
-        pending.acknowledge("pg", pending.last_seq(), &[]);
+        pending.acknowledge("pg", pending.last_seq(), &[], &[]);
         assert_eq!((pending.len(), pending.bytes()), (0, 0));
     }
 
@@ -751,18 +930,21 @@ mod tests {
             pending.written(id, None, None);
         }
         pending.written("d", Some("one"), None);
-        pending.acknowledge("one", 2, &[]);
+        pending.acknowledge("one", 2, &[1], &[]);
+        pending.pass_over("one", 3);
+        pending.acknowledge("one", 3, &[1], &[]);
         let mut again = Pending::default();
         for (name, link) in pending.links() {
-            again.restore_link(name, Pending::saved_link(link.scope.clone(), link.acked));
+            let open = link.open_up_to(link.acked).into_iter().collect();
+            again.restore_link(name, Pending::saved_link(link.scope.clone(), link.acked, open));
         }
         for (id, waiting) in pending.entries() {
             again.restore(id, waiting.clone());
         }
         again.restore_seq(pending.last_seq());
-        for link in ["one", "two"] {
-            assert_eq!(ids(&again, link, 0), ids(&pending, link, 0), "{link}");
-        }
+        again.check();
+        assert_eq!(ids(&again, "two", 0), ids(&pending, "two", 0));
+        assert_eq!(ids(&again, "one", 0), [(1, "a".into()), (3, "c".into())], "also what was passed over");
         assert_eq!((again.bytes(), again.last_seq()), (pending.bytes(), pending.last_seq()));
     }
 
@@ -776,17 +958,18 @@ mod tests {
                 self.entries.values().filter(|waiting| waiting.dropped.is_some()).count()
             );
             for (id, waiting) in &self.entries {
-                let queues = self
-                    .links
-                    .values()
-                    .filter(|link| link.queue.get(&waiting.seq).is_some_and(|queued| queued.id == *id));
+                let queues = self.links.values().filter(|link| {
+                    let queued = link.queue.get(&waiting.seq).or_else(|| link.passed_over.get(&waiting.seq));
+                    queued.is_some_and(|queued| queued.id == *id)
+                });
                 assert!(waiting.takers > 0 && queues.count() == waiting.takers as usize, "{id}: {waiting:?}");
             }
             for link in self.links.values() {
-                let since: BTreeSet<u64> = link.queue.values().map(|queued| queued.since).collect();
-                assert_eq!((&since, link.owed.len()), (&link.owed, link.queue.len()));
-                for (seq, queued) in &link.queue {
-                    assert!(*seq > link.acked && queued.since <= *seq);
+                let all = || link.queue.iter().chain(&link.passed_over);
+                let owed: BTreeMap<u64, u64> = all().map(|(seq, queued)| (queued.since, *seq)).collect();
+                assert_eq!((&owed, owed.len()), (&link.owed, link.len()));
+                for (seq, queued) in all() {
+                    assert!(queued.since <= *seq && link.held.is_none());
                     assert_eq!(self.entries[&queued.id].seq, *seq);
                 }
             }
@@ -821,7 +1004,7 @@ mod tests {
             for step in 0..60 {
                 let id = ["a1", "a2", "b1", "b2"][next(4) as usize];
                 let (name, _) = LINKS[next(4) as usize];
-                match next(6) {
+                match next(7) {
                     0 | 1 => {
                         let seq = pending.written(id, None, None);
                         for (name, link) in &pending.links {
@@ -843,25 +1026,42 @@ mod tests {
                         pending.dropped(id, version(step + 1), || vec![0; 10]);
                         pending.expired(id);
                     }
+                    5 => {
+                        if let Some(seq) = pending.get(id).map(|waiting| waiting.seq) {
+                            pending.pass_over(name, seq);
+                        }
+                    }
                     _ => {
                         let seq = next(pending.last_seq() + 1);
+                        let except: Vec<u64> = (0..next(3)).map(|_| next(seq + 1)).collect();
+                        let link = pending.link(name).unwrap();
+                        let unread: Vec<u64> = link.passed_over().map(|(_, number)| number).collect();
                         let before: BTreeMap<String, u64> =
                             pending.entries().map(|(id, waiting)| (id.to_owned(), waiting.seq)).collect();
-                        pending.acknowledge(name, seq, &[]);
-                        let is_taken = |id: &String| before.get(id).is_none_or(|number| *number <= seq);
+                        pending.acknowledge(name, seq, &except, &[]);
+                        let is_left = |number: &u64| except.contains(number) || unread.contains(number);
+                        let is_taken = |id: &String| {
+                            before.get(id).is_none_or(|number| *number <= seq && !is_left(number))
+                        };
                         open.entry(name).or_default().retain(|(_, id)| !is_taken(id));
                     }
                 }
                 pending.check();
                 for (name, writes) in &open {
                     for (seq, id) in writes {
-                        assert!(!pending.link(name).unwrap().has_taken(*seq), "{name} has not taken {id}");
+                        assert!(
+                            !pending.has_taken(pending.link(name).unwrap(), *seq, None),
+                            "{name} has not taken {id}"
+                        );
                     }
                 }
             }
+            for id in ["a1", "a2", "b1", "b2"] {
+                pending.written(id, None, None);
+            }
             for (name, _) in LINKS {
-                pending.acknowledge(name, pending.last_seq(), &[]);
-                assert!(pending.link(name).unwrap().has_taken(pending.last_seq()));
+                pending.acknowledge(name, pending.last_seq(), &[], &[]);
+                assert!(pending.has_taken(pending.link(name).unwrap(), pending.last_seq(), None));
             }
             assert_eq!((pending.len(), pending.bytes()), (0, 0));
         }

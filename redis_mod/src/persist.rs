@@ -3,11 +3,11 @@
 //!
 //! | field | form |
 //! |---|---|
-//! | format | u8 = 3 |
+//! | format | u8 = 4 |
 //! | databases | u32 count, then each: |
 //! | number | i32 |
 //! | last sequence, highest version | u64, u64 (0: none) |
-//! | links | u32 count of (text name, u64 acknowledged sequence, text prefix, text mode, text direction, u8 flags: 1 tombstones are owed, 2 it was compared, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
+//! | links | u32 count of (text name, u64 acknowledged sequence, u32 count of (u64 sequence up to that which waits all the same), text prefix, text mode, text direction, u8 flags: 1 tombstones are owed, 2 it was compared, text id after which they are, text cluster, u64 timeline and u64 database of the owner (empty and 0 for none), u32 count of refused (text id, u64 sequence)) |
 //! | waiting | u32 count of (u64 sequence, text id, u64 dropped version or 0, text origin or empty, u8 flags: 1 a dropped copy is aside, 2 what is in the keyspace is to be taken, u32 count of bytes) |
 //! | tombstones | u32 count of (text id, bytes revision) |
 //! | withheld | u32 count of (text id, u64 version) |
@@ -20,13 +20,14 @@ use crate::ghosts::Copy;
 use crate::pending::{Link, Pending, Waiting};
 use crate::reading::Reading;
 use redis_module::raw;
+use std::collections::BTreeSet;
 use tandem_shared::codec::{self, Source};
 use tandem_shared::limits::REVISION_BYTES_MAX;
 use tandem_shared::link::Scope;
 use tandem_shared::owner::Owner;
 use tandem_shared::{Digest, Error, Result, Revision, Version};
 
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 /// A dropped copy is aside.
 const COPY_IS_ASIDE: u8 = 1;
 /// What is in the keyspace is to be taken.
@@ -95,6 +96,9 @@ fn flag(flag: u8, is_set: bool) -> u8 {
 fn save_link(out: &mut Vec<u8>, name: &str, link: &Link, owner: Option<&Owner>) {
     put_bytes(out, name.as_bytes());
     out.extend(link.acked.to_le_bytes());
+    let open = link.open_up_to(link.acked);
+    put_u32(out, open.len());
+    open.iter().for_each(|number| out.extend(number.to_le_bytes()));
     link.scope.words().iter().for_each(|word| put_bytes(out, word.as_bytes()));
     out.push(
         flag(TOMBSTONES_ARE_OWED, link.tombstones_after.is_some()) | flag(WAS_COMPARED, link.was_compared),
@@ -282,8 +286,12 @@ impl<'a> Reader<'a> {
     fn link(&mut self, database: &mut Database) -> Result<()> {
         let name = self.text()?;
         let acked = self.integer(8)?;
+        let mut open = BTreeSet::new();
+        for _ in 0..self.count()? {
+            open.insert(self.integer(8)?);
+        }
         let scope = Scope::parse(self.text()?, self.text()?, self.text()?)?;
-        let mut link = Pending::saved_link(scope.clone(), acked);
+        let mut link = Pending::saved_link(scope.clone(), acked, open);
         let flags = self.integer(1)? as u8;
         let after = self.text()?;
         link.tombstones_after = (flags & TOMBSTONES_ARE_OWED != 0).then(|| after.into());
@@ -341,7 +349,9 @@ mod tests {
         database.pending.dropped("a", tombstone.version, || vec![1, 2, 3]);
         database.pending.written("b", Some("other"), None);
         database.pending.written("c", None, None);
-        database.pending.acknowledge("all", 9, &["c"]);
+        database.pending.written("held", None, None);
+        let held = database.pending.get("held").unwrap().seq;
+        database.pending.acknowledge("all", 99, &[held], &["c"]);
         database.withhold("taken", tombstone.version);
         database.ghosts.raise_floor(tombstone.version);
         database.becomes_ghost("x", Version::FIRST, Some((Digest([7; 32]), "hot")));
@@ -358,7 +368,8 @@ mod tests {
         let bytes = books();
         let loaded = load(&bytes).unwrap();
         let (number, database) = &loaded[0];
-        assert_eq!((*number, database.pending.len(), database.tombstones.len()), (3, 1, 1));
+        assert_eq!((*number, database.pending.len(), database.tombstones.len()), (3, 2, 1));
+        assert!(database.pending.waits("all", "held") && !database.pending.waits("all", "b"));
         assert_eq!((database.ghosts.len(), database.ghosts.index().len()), (2, 1), "c was refused");
         assert_eq!(database.ghosts.index().state("x"), Some("hot"));
         let link = database.pending.link("pg").unwrap();

@@ -45,6 +45,8 @@ pub enum Lookup {
 struct Want {
     /// When the reader was told.
     asked: Option<Instant>,
+    /// It was told before, and what it brings then is too old.
+    is_overtaken: bool,
     /// What Postgres is to store if it has nothing, encoded.
     offer: Option<Box<[u8]>>,
 }
@@ -176,7 +178,7 @@ impl Reading {
             return Err(Error::Backpressure { what, actual: self.wants.len(), limit });
         }
         self.offer_bytes += bytes;
-        self.wants.insert(id.into(), Want { asked: None, offer: offer.map(Into::into) });
+        self.wants.insert(id.into(), Want { asked: None, is_overtaken: false, offer: offer.map(Into::into) });
         self.queue.push_back(id.into());
         Ok(())
     }
@@ -204,7 +206,7 @@ impl Reading {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(want) = self.wants.get_mut(&id).filter(|want| want.asked.is_none()) else { continue };
             if is_due(&id) {
-                want.asked = Some(now);
+                (want.asked, want.is_overtaken) = (Some(now), false);
                 bytes += want.offer.as_ref().map_or(0, |offer| offer.len());
                 next.push((id, want.offer.clone()));
             } else {
@@ -214,6 +216,20 @@ impl Reading {
         later.append(&mut self.queue);
         self.queue = later;
         next
+    }
+
+    /// What the reader is about to bring of an id is too old: it is asked again.
+    pub fn postpone(&mut self, id: &str) {
+        let Some(want) = self.wants.get_mut(id) else { return };
+        if want.asked.take().is_some() {
+            want.is_overtaken = true;
+            self.queue.push_back(id.into());
+        }
+    }
+
+    /// Whether a copy of an id has left since the reader was told of it, and it was not told again.
+    pub fn is_overtaken(&self, id: &str) -> bool {
+        self.wants.get(id).is_some_and(|want| want.is_overtaken)
     }
 
     /// The reader begins anew: what it was told of may be lost.
@@ -266,6 +282,8 @@ impl Reading {
         if let Known::Loading(filter) | Known::Complete(filter) = &mut self.known {
             filter.insert(filter::key(id));
         }
+        // It may have been written since the reader was told of the id.
+        self.postpone(id);
     }
 
     /// Begins a filter with room for so many ids.
@@ -373,6 +391,26 @@ mod tests {
         assert_eq!(reading.next_wants(1, now, |_| true), [("a:1".into(), Some(offer))]);
         reading.fetched("a:1", true, now, MEMORY);
         assert!(!reading.wants("a:1") && reading.next_wants(1, now, |_| true).is_empty());
+    }
+
+    /// What is written while an id is fetched, and leaves again, is not in what the reader brings.
+    #[test]
+    fn what_has_left_meanwhile_is_asked_for_again() {
+        let now = Instant::now();
+        let mut reading = cache(now);
+        reading.left("a:1");
+        assert!(!reading.has_work(), "nobody wants it");
+        reading.want("a:1", None, 2, (now, MEMORY)).unwrap();
+        reading.left("a:1");
+        assert_eq!(reading.next_wants(9, now, |_| true).len(), 1, "the reader is told once");
+        assert!(!reading.is_overtaken("a:1"));
+        reading.left("a:1");
+        assert!(reading.is_overtaken("a:1") && reading.wants("a:1"));
+        assert!(reading.next_wants(9, now, |_| false).is_empty());
+        assert_eq!(reading.next_wants(9, now, |_| true), [("a:1".into(), None)]);
+        assert!(!reading.is_overtaken("a:1"));
+        reading.fetched("a:1", true, now, MEMORY);
+        assert!(!reading.wants("a:1") && !reading.has_work());
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub fn client_id(context: &Context) -> u64 {
     unsafe { raw::RedisModule_GetClientId.map_or(0, |id| id(context.get_raw())) }
 }
 
+/// The same if it is a client with a connection. A script, and another module, write in the name of a client of their own.
+pub fn known_client(context: &Context) -> Option<u64> {
+    let client = client_id(context);
+    // SAFETY: the call is allowed without a place for the answer, and says then whether there is such a client.
+    let status = unsafe { raw::RedisModule_GetClientInfoById.map(|get| get(std::ptr::null_mut(), client)) };
+    (status == Some(raw::Status::Ok as i32)).then_some(client)
+}
+
 /// The server's clock.
 pub fn now() -> Result<Timestamp> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -452,10 +460,11 @@ fn commit(
     let seq = if local {
         None
     } else {
-        let client = (writer == Writer::Client).then(|| client_id(context));
+        let client = (writer == Writer::Client).then(|| (client_id(context), known_client(context)));
         engine::with_database(database, |database| {
             let seq = database.pending.written(id, origin, None);
-            if let Some(client) = client.filter(|_| database.pending.has_links()) {
+            if let Some((client, known)) = client.filter(|_| database.pending.has_links()) {
+                database.pending.is_by(id, known);
                 let lacking = database.pending.links().filter(|(_, link)| !takes(&link.scope, id));
                 database.clients.wrote(client, seq, lacking.map(|(name, _)| name));
             }

@@ -33,6 +33,8 @@ pub struct Entry {
     pub others: u64,
     /// A later one of its id may have come since: a client has seen it and gone on.
     pub is_superseded: bool,
+    /// Redis has dropped its copy, and is to get back what is here when this is joined.
+    pub is_wanted_back: bool,
 }
 
 /// How far the entries of a server of Redis were joined: all up to a number but for those that are named.
@@ -231,7 +233,7 @@ pub fn forget_others(link: &str, runs: &[&str]) -> Outcome<()> {
 impl Entry {
     /// An entry as it was pulled.
     pub fn new(seq: u64, id: String, revision: Revision) -> Entry {
-        Entry { seq, id, revision, tries: 0, others: 0, is_superseded: false }
+        Entry { seq, id, revision, tries: 0, others: 0, is_superseded: false, is_wanted_back: false }
     }
 
     /// Whether it is to be tried again after it was refused, when so many have been joined since the session began. A lock is
@@ -292,9 +294,16 @@ impl Held {
         std::mem::take(&mut self.entries).into_values().flatten().collect()
     }
 
-    /// The number of the first entry.
-    pub fn first(&self) -> Option<u64> {
-        self.entries.keys().next().copied()
+    /// Redis is to get back what is here of an id. True if entries of it are held: then it gets that when they are joined,
+    /// as what is here now is older.
+    pub fn owe_back(&mut self, id: &str) -> bool {
+        let entries = self.entries.values_mut().flatten().filter(|entry| entry.id == id);
+        entries.map(|entry| entry.is_wanted_back = true).count() > 0
+    }
+
+    /// The numbers of the entries, in order.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.entries.keys().copied()
     }
 
     /// Whether there is room for more.

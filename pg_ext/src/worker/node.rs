@@ -31,9 +31,10 @@ pub struct Node {
     /// It was asked before the two sides were compared.
     asked_before: bool,
     after: u64,
-    acknowledged: u64,
-    /// Ids whose revision was set aside since the last acknowledgement.
-    refused: Vec<String>,
+    /// What was acknowledged last: a number, and the exceptions up to it.
+    acknowledged: (u64, Vec<u64>),
+    /// Numbers and ids of the entries that were set aside and not acknowledged as such.
+    refused: Vec<(u64, String)>,
     before: JoinedBefore,
     /// What was pulled and waits for somebody who is in its way.
     pub held: Held,
@@ -53,7 +54,7 @@ impl Node {
             asked: None,
             asked_before: false,
             after: 0,
-            acknowledged: 0,
+            acknowledged: (0, Vec::new()),
             refused: Vec::new(),
             held: Held::default(),
             joined: 0,
@@ -125,7 +126,7 @@ impl Node {
     /// Notes that an entry, if it is one that was to be joined, was set aside.
     pub fn set_aside(&mut self, seq: u64, id: String) {
         self.open.remove(&seq);
-        self.refused.push(id);
+        self.refused.push((seq, id));
     }
 
     /// Joins entries that were pulled here; each is answered in order.
@@ -136,19 +137,23 @@ impl Node {
         Ok(answers)
     }
 
-    /// Acknowledges what is in Postgres: all that was pulled before the first entry that is held.
+    /// Acknowledges what is in Postgres: all that was pulled but for what is held.
     pub fn acknowledge(&mut self, shards: &mut Shards, link: &str) -> Result<(), Broken> {
-        let taken = self.held.first().map_or(self.after, |first| self.after.min(first.saturating_sub(1)));
-        if taken > self.acknowledged
+        let reach = Acknowledgement::reach(self.after, self.held.numbers());
+        if reach != self.acknowledged
             && let Some(mut talk) = shards.at(&self.address)
         {
+            let (seq, except) = reach.clone();
+            let refused =
+                self.refused.extract_if(.., |(number, _)| *number <= seq).map(|(_, id)| id).collect();
             talk.acknowledge(&Acknowledgement {
                 link: link.to_owned(),
                 run: self.run.clone(),
-                seq: taken,
-                refused: std::mem::take(&mut self.refused),
+                seq,
+                except,
+                refused,
             })?;
-            self.acknowledged = taken;
+            self.acknowledged = reach;
             fault_point::reach(Point::Acknowledged);
         }
         Ok(())

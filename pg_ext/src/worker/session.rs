@@ -524,6 +524,7 @@ impl Session {
         }
         node.pulled(last, &mut entries);
         self.join(talk, link, node, entries, &mut back, filter)?;
+        back.retain(|id| !node.held.owe_back(id));
         let is_back = self.give_back(talk, link, back)?;
         transaction(|| link::note_pulled(&self.name, count))?;
         Ok(everything || !is_back)
@@ -548,14 +549,20 @@ impl Session {
         }
         for (mut entry, answer) in entries.into_iter().zip(answers) {
             match answer {
-                Ok(Joined::Stale) => drop(back.insert(entry.id)),
-                Ok(_) => {}
+                Ok(joined) => {
+                    if joined == Joined::Stale || entry.is_wanted_back {
+                        back.insert(entry.id);
+                    }
+                }
                 Err(refusal) if entry.is_worth_another_try(&refusal, node.joined) => {
                     node.held.add(entry, &refusal.reason);
                 }
                 Err(refusal) => {
                     let encoded = encode(&entry.revision);
                     self.set_aside(&entry.id, "from_redis", Some(encoded), &refusal.reason)?;
+                    if entry.is_wanted_back {
+                        back.insert(entry.id.clone());
+                    }
                     node.set_aside(entry.seq, entry.id);
                 }
             }
@@ -588,6 +595,7 @@ impl Session {
         }
         let mut back = BTreeSet::new();
         self.join(talk, link, node, entries, &mut back, filter)?;
+        back.retain(|id| !node.held.owe_back(id));
         Ok(!self.give_back(talk, link, back)?)
     }
 

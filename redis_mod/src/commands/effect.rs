@@ -1,6 +1,7 @@
 //! TANDEM.EFFECT: what replicas and the AOF get in place of a client's request. Not for clients.
 
 use crate::args::{Args, unknown_option};
+use crate::commands::link::words;
 use crate::decide::Planned;
 use crate::engine;
 use crate::item::Item;
@@ -10,13 +11,14 @@ use crate::persist;
 use crate::store::{self, Effect, Gone, Writer, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode};
-use tandem_shared::link::Scope;
+use tandem_shared::link::{Acknowledgement, Scope};
 use tandem_shared::owner::Owner;
 use tandem_shared::{Error, Result, Version};
 
 const USAGE: &str = "TANDEM.EFFECT WRITE|JOIN|LOCAL id effect revision | RESTORE id item | BOOKS bytes | \
                      ATTACH name prefix mode direction cluster timeline database | COMPARED name | DETACH name | \
-                     ACK name seq [refused …] | QUEUE id seq | TOMBSTONES name seq last 0|1 | \
+                     ACK name run seq [EXCEPT count number …] [REFUSED id …] | \
+                     QUEUE id seq | TOMBSTONES name seq last 0|1 | \
                      EXPIRED id ghost | WITHHELD id version | FORGET id …";
 
 /// TANDEM.EFFECT
@@ -84,12 +86,8 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
             engine::with_database(database, |database| database.detach(name))?;
         }
         "ACK" => {
-            let (name, seq) = (args.text("name")?, args.unsigned("seq")?);
-            let mut refused = Vec::with_capacity(args.left());
-            while args.left() > 0 {
-                refused.push(args.text("id")?);
-            }
-            engine::with_database(database, |database| database.pending.acknowledge(name, seq, &refused))?;
+            let taken = Acknowledgement::parse(&words(&mut args)?)?;
+            engine::with_database(database, |database| database.acknowledge(&taken))?;
         }
         "QUEUE" => {
             let (id, seq) = (args.text("id")?, args.unsigned("seq")?);

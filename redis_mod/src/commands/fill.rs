@@ -8,6 +8,7 @@ use crate::keys;
 use crate::reading::{Reading, Wanted};
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
+use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, RedisValue};
 use std::time::Instant;
 use tandem_shared::decide::Outcome;
@@ -90,8 +91,10 @@ pub fn answer_wanted(context: &Context, name: &str, max: usize) -> Result<()> {
 /// Ids whose revision here the link has yet to take are held back: Postgres would answer with an older one.
 fn next_wants(database: i32, name: &str, max: usize) -> Result<Vec<Wanted>> {
     engine::with_database(database, |database| {
-        let Some(reading) = database.readings.get_mut(name) else { return Vec::new() };
-        reading.next_wants(max, Instant::now(), |id| !database.pending.waits_aside(name, id))
+        let Some(mut reading) = database.readings.remove(name) else { return Vec::new() };
+        let next = reading.next_wants(max, Instant::now(), |id| !database.is_ahead(name, id));
+        database.readings.insert(name.into(), reading);
+        next
     })
 }
 
@@ -121,6 +124,15 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         if !with_reading(database, name, |reading| reading.wants(id))? {
             // Asked for before a restart, or answered already: it may be older than what was here meanwhile.
             reply.bulk("unwanted");
+            continue;
+        }
+        // It was asked for before a copy was written here, and has left: Postgres is asked again when it has that.
+        let is_behind = with_reading(database, name, |reading| reading.is_overtaken(id))?
+            || !matches!(keys::with_item(context, id, KeyFlags::NOTOUCH, |_| ()), Ok(Some(())))
+                && engine::with_database(database, |database| database.is_ahead(name, id))?;
+        if is_behind {
+            with_reading(database, name, |reading| reading.postpone(id))?;
+            reply.bulk("behind");
             continue;
         }
         let joined = if !keys::is_served(context, id) {

@@ -28,6 +28,8 @@ use tandem_shared::{Error, Fingerprint, Range, Result};
 
 const USAGE: &str = "TANDEM.LINK ATTACH|READY|DETACH|PULL|ACK|PUSH|WANTED|FILL|HOLDS|FILTER|FINGERPRINT|SPLIT|LISTRANGE|\
      FETCH|PENDING|WAITS|LIST|HASKEY …";
+/// Copies that were passed over and are looked at once more in a pull.
+const LOOKS_MAX: usize = 1000;
 /// Longest time a pull blocks.
 const BLOCK_MS_MAX: u64 = 60_000;
 
@@ -70,7 +72,7 @@ pub fn link_name<'a>(args: &mut Args<'a>) -> Result<&'a str> {
 }
 
 /// The arguments that are left, as text.
-fn words<'a>(args: &mut Args<'a>) -> Result<Vec<&'a str>> {
+pub fn words<'a>(args: &mut Args<'a>) -> Result<Vec<&'a str>> {
     let mut words = Vec::with_capacity(args.left());
     while args.left() > 0 {
         words.push(args.text("argument")?);
@@ -242,6 +244,7 @@ fn pull(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let bytes_max = args.unsigned("max-bytes")?.max(1) as usize;
     let block_ms = args.unsigned("block-ms")?.min(BLOCK_MS_MAX);
     args.end()?;
+    look_again(context, database, name)?;
     let pull = Pull { link: name.into(), after, items_max, bytes_max };
     let is_ready = engine::with_database(database, |database| pull.is_there(database))?;
     if is_ready || block_ms == 0 || context.get_flags().contains(ContextFlags::DENY_BLOCKING) {
@@ -273,6 +276,28 @@ impl Wanted {
     }
 }
 
+/// Looks once more at what was passed over. Where Redis may delete what has expired it does so at this look, and what is
+/// kept of that waits under another number; the rest gets one here, unless it is as it was.
+fn look_again(context: &Context, number: i32, name: &str) -> Result<()> {
+    let passed_over = engine::with_database(number, |database| {
+        let link = database.pending.link(name);
+        let passed_over = link.into_iter().flat_map(|link| link.passed_over());
+        passed_over.take(LOOKS_MAX).map(|(id, seq)| (id.to_owned(), seq)).collect::<Vec<_>>()
+    })?;
+    for (id, seq) in passed_over {
+        let is_unread = current_revision(context, &id)?.is_none();
+        let again = engine::with_database(number, |database| {
+            let is_as_it_was = database.pending.get(&id).is_none_or(|waiting| waiting.seq != seq)
+                || (is_unread && database.is_in_limbo(&id));
+            if is_as_it_was { None } else { database.pending.written(&id, None, None) }
+        })?;
+        if let Some(seq) = again {
+            context.replicate("TANDEM.EFFECT", &["QUEUE", &id, &seq.to_string()]);
+        }
+    }
+    Ok(())
+}
+
 /// Answers a pull from the selected database. `is_running`: by the command itself, and not later when it was blocked;
 /// only then replicas can be told of the number that owed tombstones get.
 pub fn answer_pull(context: &Context, pull: &Pull, is_running: bool) -> Result<()> {
@@ -299,6 +324,11 @@ pub fn answer_pull(context: &Context, pull: &Pull, is_running: bool) -> Result<(
         if engine::with_database(number, |database| !database.pending.get(&wanted.id).is_some_and(is_still))?
         {
             // It has expired at this look, and what is left of it waits under another number.
+            continue;
+        }
+        let is_unread = wanted.is_written && current.is_none();
+        if is_unread && engine::with_database(number, |database| database.is_in_limbo(&wanted.id))? {
+            engine::with_database(number, |database| database.pending.pass_over(&pull.link, wanted.seq))?;
             continue;
         }
         for revision in wanted.aside.iter().map(AsRef::as_ref).chain(current.as_deref()) {
@@ -378,18 +408,20 @@ fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
 }
 
 fn acknowledge(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
-    let Acknowledgement { link, run, seq, refused } = Acknowledgement::parse(&words(args)?)?;
+    let taken = Acknowledgement::parse(&words(args)?)?;
     let database = selected(context);
-    check_link(database, &link, &run)?;
-    let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
-    let forgotten =
-        engine::with_database(database, |database| database.pending.acknowledge(&link, seq, &refused))?;
-    let seq = seq.to_string();
-    let effect = [&["ACK", &link, &seq][..], &refused].concat();
-    context.replicate("TANDEM.EFFECT", effect.as_slice());
+    check_link(database, &taken.link, &taken.run)?;
+    let (forgotten, open) = engine::with_database(database, |database| {
+        let forgotten = database.acknowledge(&taken);
+        // What was passed over here is open too, which a replica does not know.
+        let link = database.pending.link(&taken.link);
+        (forgotten, link.map_or_else(Vec::new, |link| link.open_up_to(taken.seq)))
+    })?;
+    let effect = Acknowledgement { except: open, ..taken }.words();
+    context.replicate("TANDEM.EFFECT", effect.iter().map(String::as_str).collect::<Vec<_>>().as_slice());
     blocked::wake(database);
     blocked::wake_readers(database);
-    Ok(RedisValue::Integer(i64::try_from(forgotten.unwrap_or(0)).unwrap_or(i64::MAX)))
+    Ok(RedisValue::Integer(i64::try_from(forgotten).unwrap_or(i64::MAX)))
 }
 
 fn push(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {

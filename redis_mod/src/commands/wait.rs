@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::blocked::{self, Awaited, Taken};
 use crate::engine;
-use crate::store::{client_id, selected};
+use crate::store::{client_id, known_client, selected};
 use redis_module::{Context, ContextFlags, RedisString, RedisValue};
 use tandem_shared::Result;
 use tandem_shared::request::check_wait;
@@ -16,8 +16,13 @@ pub fn wait(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     check_wait(i64::try_from(timeout_ms).unwrap_or(i64::MAX))?;
     let database = selected(context);
     let client = client_id(context);
+    let known = known_client(context);
     let (taken, (count, all)) = engine::with_database(database, |database| {
-        let taken = Taken { seq: database.pending.last_seq(), written: database.clients.waits(client) };
+        let taken = Taken {
+            client: known,
+            seq: database.pending.last_seq(),
+            written: database.clients.waits(client),
+        };
         let count = taken.count(&database.pending);
         (taken, count)
     })?;

@@ -1,6 +1,6 @@
 //! The messages of a link's worker that say more than one thing, as the words of a command.
 
-use super::{PROTOCOL, Scope, check_name, check_protocol};
+use super::{EXCEPTIONS_MAX, PROTOCOL, Scope, check_name, check_protocol};
 use crate::decide::Retention;
 use crate::error::{Error, Result};
 use crate::owner::Owner;
@@ -67,7 +67,8 @@ impl Attachment {
     }
 }
 
-/// `ACK name run seq [REFUSED id …]`: everything up to a sequence number was taken, but for what was refused.
+/// `ACK name run seq [EXCEPT count number …] [REFUSED id …]`: everything up to a sequence number was taken, but for what
+/// has one of the numbers named, and for what was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledgement {
     /// Name of the link.
@@ -76,17 +77,33 @@ pub struct Acknowledgement {
     pub run: String,
     /// The sequence number.
     pub seq: u64,
+    /// Numbers up to it, in order, of what was pulled and is not taken yet, as somebody is in its way.
+    pub except: Vec<u64>,
     /// Ids up to it whose revision Postgres has refused and set aside.
     pub refused: Vec<String>,
 }
 
 impl Acknowledgement {
     /// What the words are, for who gives others.
-    pub const USAGE: &str = "TANDEM.LINK ACK name run seq [REFUSED id [id ...]]";
+    pub const USAGE: &str =
+        "TANDEM.LINK ACK name run seq [EXCEPT count number [number ...]] [REFUSED id [id ...]]";
+
+    /// How far can be acknowledged where everything up to `pulled` was pulled and what has the numbers `held`, in order, is
+    /// not taken yet: the number, and the exceptions up to it. What is held beyond [`EXCEPTIONS_MAX`] is not
+    /// acknowledged, nor is what comes after that.
+    pub fn reach(pulled: u64, held: impl Iterator<Item = u64>) -> (u64, Vec<u64>) {
+        let mut held = held.take_while(|number| *number <= pulled);
+        let except: Vec<u64> = held.by_ref().take(EXCEPTIONS_MAX).collect();
+        (held.next().map_or(pulled, |first| first.saturating_sub(1)), except)
+    }
 
     /// The words after the command's name.
     pub fn words(&self) -> Vec<String> {
         let mut words = vec!["ACK".to_owned(), self.link.clone(), self.run.clone(), self.seq.to_string()];
+        if !self.except.is_empty() {
+            words.extend(["EXCEPT".to_owned(), self.except.len().to_string()]);
+            words.extend(self.except.iter().map(u64::to_string));
+        }
         if !self.refused.is_empty() {
             words.push("REFUSED".to_owned());
             words.extend(self.refused.iter().cloned());
@@ -96,23 +113,29 @@ impl Acknowledgement {
 
     /// Reads the words after `ACK`. Errors: `INVALID`.
     pub fn parse(words: &[&str]) -> Result<Acknowledgement> {
-        let (link, run, seq, refused) = match words {
-            [link, run, seq] => (link, run, seq, &[][..]),
-            [link, run, seq, word, refused @ ..]
-                if word.eq_ignore_ascii_case("REFUSED") && !refused.is_empty() =>
-            {
-                (link, run, seq, refused)
+        let wrong = || {
+            let usage = format!("usage: {}", Acknowledgement::USAGE);
+            Error::invalid("arguments of ACK", "are not understood", usage)
+        };
+        let [link, run, seq, rest @ ..] = words else { return Err(wrong()) };
+        let (except, rest) = match rest {
+            [word, count, rest @ ..] if word.eq_ignore_ascii_case("EXCEPT") => {
+                let count = usize::try_from(unsigned("count", count)?).map_err(|_| wrong())?;
+                rest.split_at_checked(count).ok_or_else(wrong)?
             }
-            _ => {
-                let usage = format!("usage: {}", Acknowledgement::USAGE);
-                return Err(Error::invalid("arguments of ACK", "are not understood", usage));
-            }
+            rest => (&[][..], rest),
+        };
+        let refused = match rest {
+            [] => &[][..],
+            [word, refused @ ..] if word.eq_ignore_ascii_case("REFUSED") && !refused.is_empty() => refused,
+            _ => return Err(wrong()),
         };
         check_name(link)?;
         Ok(Acknowledgement {
             link: (*link).to_owned(),
             run: (*run).to_owned(),
             seq: unsigned("seq", seq)?,
+            except: except.iter().map(|number| unsigned("number", number)).collect::<Result<_>>()?,
             refused: refused.iter().map(|id| (*id).to_owned()).collect(),
         })
     }
@@ -174,18 +197,40 @@ mod tests {
     #[test]
     fn acknowledgements_are_read_as_they_were_written() {
         for refused in [vec![], vec!["a".to_owned(), "REFUSED".to_owned()]] {
-            let ack = Acknowledgement { link: "redis".into(), run: "r".into(), seq: 5, refused };
-            let words = ack.words();
-            let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-            assert_eq!(Acknowledgement::parse(&words).unwrap(), ack);
+            for except in [vec![], vec![4], vec![1, 2, 5]] {
+                let refused = refused.clone();
+                let ack = Acknowledgement { link: "redis".into(), run: "r".into(), seq: 5, except, refused };
+                let words = ack.words();
+                let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+                assert_eq!(Acknowledgement::parse(&words).unwrap(), ack);
+            }
         }
         for words in [
             &["redis", "r"][..],
             &["redis", "r", "x"],
             &["redis", "r", "1", "REFUSED"],
             &["redis", "r", "1", "a"],
+            &["redis", "r", "1", "EXCEPT"],
+            &["redis", "r", "1", "EXCEPT", "2", "1"],
+            &["redis", "r", "1", "EXCEPT", "1", "x"],
+            &["redis", "r", "1", "EXCEPT", "-1", "x"],
+            &["redis", "r", "1", "EXCEPT", "1", "1", "2"],
         ] {
             assert!(Acknowledgement::parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn what_is_held_is_named_up_to_a_bound() {
+        let reach = |pulled, held: &[u64]| Acknowledgement::reach(pulled, held.iter().copied());
+        assert_eq!(reach(0, &[]), (0, vec![]));
+        assert_eq!(reach(9, &[]), (9, vec![]));
+        assert_eq!(reach(9, &[3, 7]), (9, vec![3, 7]));
+        assert_eq!(reach(5, &[3, 7]), (5, vec![3]));
+        let bound = EXCEPTIONS_MAX as u64;
+        let (seq, except) = Acknowledgement::reach(10 * bound, 1..=bound);
+        assert_eq!((seq, except.len()), (10 * bound, EXCEPTIONS_MAX));
+        let (seq, except) = Acknowledgement::reach(10 * bound, (1..=bound).chain([2 * bound, 3 * bound]));
+        assert_eq!((seq, except.len()), (2 * bound - 1, EXCEPTIONS_MAX));
     }
 }

@@ -11,7 +11,10 @@ pub use scope::{Direction, Mode, Scope};
 use crate::error::{Error, Result, shown};
 
 /// Version of the words between the two halves. It goes up with every change of their form or meaning.
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
+
+/// Numbers that an acknowledgement names at most of what was pulled and is not taken yet.
+pub const EXCEPTIONS_MAX: usize = 1000;
 
 /// Longest name of a link in bytes: it is part of a worker's name, which Postgres cuts at 96 bytes.
 pub const NAME_BYTES_MAX: usize = 48;
