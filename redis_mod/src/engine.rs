@@ -192,6 +192,12 @@ impl Database {
         self.pending.get(id).is_some_and(waits) && self.pending.waits(link, id)
     }
 
+    /// Whether an id that is not here stays away until it is read, as far as a link goes to which Redis is a cache: it may
+    /// have expired since the link's worker asked whether it is here, and would come back without its time to live.
+    pub fn is_unheld(&self, link: &str, id: &str) -> bool {
+        !self.tombstones.contains_key(id) && self.readings.get(link).is_some_and(|reading| !reading.cares(id))
+    }
+
     /// Forgets a link and what waited for it only. False if it was not attached.
     pub fn detach(&mut self, name: &str) -> bool {
         self.peers.remove(name);

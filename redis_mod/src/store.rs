@@ -219,6 +219,11 @@ pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>
     let applied = match key.item().filter(|item| !item.local()) {
         Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
         None => engine::with_database(database, |database| {
+            if matches!(writer, Writer::Link(link) if database.is_unheld(link, id))
+                && !revision.head().is_tombstone()
+            {
+                return Applied { outcome: Outcome::Unchanged, conflict: false };
+            }
             let since = database.binding(retention).bound_since(now);
             if let Some((version, copy)) = database.ghosts.get(id) {
                 let is_settled = writer != Writer::Client && database.pending.get(id).is_none();

@@ -104,7 +104,8 @@ fn a_local_item_leaves_no_more_when_a_database_is_emptied() {
 fn what_one_link_brought_is_kept_for_the_other() {
     let server = Redis::start(Options::in_memory());
     let mut redis = server.connect();
-    let cache = attach_as(&mut redis, &attachment_of("cache", ["", "cache", "both"])).run;
+    ask(&mut redis, &["TANDEM.PUT", "x", "[1]"]);
+    attach_as(&mut redis, &attachment_of("cache", ["", "cache", "both"]));
     let mirror = attach(&mut redis, "mirror");
     assert_eq!(push(&mut redis, "cache", "x", &revision(7, "[7]")), "applied");
     ask(&mut redis, &["DEL", "x"]);
@@ -112,7 +113,22 @@ fn what_one_link_brought_is_kept_for_the_other() {
     // It is offered something older, which does not take the place of what it has not seen.
     push(&mut redis, "mirror", "x", &revision(5, "[5]"));
     assert!(told(&mut redis, "mirror", &mirror).contains(&("x".to_owned(), "[7]".to_owned())));
-    drop(cache);
+}
+
+/// It may have expired between the worker's question whether it is here and the worker's answer.
+#[test]
+fn a_cache_is_brought_nothing_that_nobody_asked_for() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    ask(&mut redis, &["TANDEM.PUT", "x", "[1]", "PX", "1000000"]);
+    attach_as(&mut redis, &attachment_of("pg", ["", "cache", "both"]));
+    assert_eq!(push(&mut redis, "pg", "x", &revision(2, "[2]")), "applied");
+    assert!(ask_number(&mut redis, &["PTTL", "x"]) > 0, "it keeps its time to live");
+    ask(&mut redis, &["PEXPIRE", "x", "0"]);
+    assert_eq!(push(&mut redis, "pg", "x", &revision(3, "[3]")), "unchanged");
+    assert_eq!(ask_number(&mut redis, &["EXISTS", "x"]), 0);
+    // What every link mirrors is here at all times.
+    assert_eq!(push(&mut redis, "pg", "tandem/x", &revision(3, "[3]")), "applied");
 }
 
 fn in_step(master: &mut Connection, replica: &mut Connection) {
