@@ -3,7 +3,9 @@
 
 use ::redis::Connection;
 use postgres::Client;
+use rustix::process::Signal;
 use tandem_shared::codec::{Source, decode};
+use tandem_tests::guard;
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres as pg;
 use tandem_tests::redis::{Options, ask, ask_number};
@@ -107,4 +109,88 @@ fn writes_that_follow_each_other_have_no_loser_whatever_is_killed() {
         });
     }
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.conflicts"), 0, "nobody lost");
+}
+
+/// What a link pushes may meet a write that the link has not been told of.
+#[test]
+fn a_write_in_redis_that_a_push_goes_over_before_it_is_told_is_recorded_once() {
+    let pair = start();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    put(&mut redis, "a", "\"first\"");
+    pair.settle_at(1);
+    pair.pause();
+    for round in 0..3 {
+        run(&mut client, &format!("SELECT tandem.put('a', '\"postgres {round}\"')"));
+    }
+    put(&mut redis, "a", "\"redis\"");
+    let revision: Vec<u8> = value(&mut client, "SELECT revision FROM tandem.peer_fetch('{a}')");
+    let pushed = ::redis::cmd("TANDEM.LINK")
+        .arg("PUSH")
+        .arg(&pair.link)
+        .arg("a")
+        .arg(revision)
+        .query::<Vec<String>>(&mut redis)
+        .expect("the push is answered");
+    assert_eq!(pushed, ["applied"]);
+    pair.resume();
+    pair.settle("what lost is recorded", |client, redis| {
+        losers(client, "a") == ["\"redis\""] && nothing_waits(redis)
+    });
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.conflicts"), 1);
+}
+
+/// A Redis that comes back from an old file sends once more what it was not told to be taken.
+#[test]
+fn what_was_taken_before_redis_was_set_back_is_no_loser() {
+    let mut pair = Pair::with(&pg::Options::default(), Options::in_memory().with("save", "3600 1"));
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    put(&mut redis, "a", "\"first\"");
+    put(&mut redis, "b", "\"first\"");
+    pair.settle_at(2);
+    pair.pause();
+    put(&mut redis, "a", "\"redis\"");
+    ask(&mut redis, &["TANDEM.REMOVE", "b"]);
+    ask(&mut redis, &["SAVE"]);
+    pair.resume();
+    pair.settle("Postgres has them", |client, redis| {
+        value::<i64>(client, "SELECT version FROM tandem.get('a')") == 2
+            && !value::<bool>(client, "SELECT tandem.exists('b')")
+            && nothing_waits(redis)
+    });
+    run(&mut client, "SELECT tandem.put('a', '\"postgres\"'), tandem.put('b', '\"postgres\"')");
+    pair.settle_at(2);
+    pair.redis.kill_hard();
+    pair.redis.restart();
+    pair.settle("Redis has all of it again", |client, redis| {
+        value::<i64>(client, "SELECT count(*) FROM tandem.items WHERE payload = '\"postgres\"'") == 2
+            && nothing_waits(redis)
+    });
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM tandem.conflicts"), 0, "nobody lost");
+}
+
+/// A link asks for what comes next before it compares, and the answer may come long after that.
+#[test]
+fn a_write_that_loses_after_a_check_is_recorded_though_it_was_asked_for_before() {
+    let pair = start();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    put(&mut redis, "a", "\"first\"");
+    pair.settle_at(1);
+    let worker: i32 =
+        value(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'tandem link redis'");
+    for round in 1..=5 {
+        run(&mut client, "UPDATE tandem.links SET compare_due = true");
+        wait::until("the check is done", DEADLINE, || {
+            value::<bool>(&mut client, "SELECT NOT compare_due FROM tandem.links")
+        });
+        guard::send(worker as u32, Signal::STOP);
+        put(&mut redis, "a", &format!("\"redis {round}\""));
+        for _ in 0..3 {
+            run(&mut client, &format!("SELECT tandem.put('a', '\"postgres {round}\"')"));
+        }
+        guard::send(worker as u32, Signal::CONT);
+        let expected: Vec<String> = (1..=round).map(|round| format!("\"redis {round}\"")).collect();
+        pair.settle("what lost is recorded", |client, redis| {
+            losers(client, "a") == expected && nothing_waits(redis)
+        });
+    }
 }

@@ -4,16 +4,19 @@
 //! What loses is recorded in the transaction that finds it: a client's revision that is behind what is here, and what is
 //! here and has not gone to Redis yet where a client there went on without it. An entry that was joined before, and is
 //! pulled again after a crash, is no loss; each server of Redis counts its entries, and how far they were joined is kept
-//! in `tandem.joined`, in the same transaction.
+//! in `tandem.joined`, in the same transaction. A server that was started again counts anew, and the log is asked.
 
+use super::losers::{joined_before as were_here, passed_since};
 use super::peer::{self, Answer, Refusal};
 use super::transaction::{Failed, FailureKind, durable};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
+use crate::log::Position;
 use crate::planning;
 use crate::store::{self, Page};
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 use tandem_shared::Revision;
 use tandem_shared::decide::Outcome as Joined;
 use tandem_shared::request::Operation;
@@ -31,10 +34,12 @@ pub struct Entry {
     pub tries: u32,
     /// How many others had been joined when the first did.
     pub others: u64,
-    /// A later one of its id may have come since: a client has seen it and gone on.
+    /// A later one of its id has come since: a client has seen it and gone on.
     pub is_superseded: bool,
     /// Redis has dropped its copy, and is to get back what is here when this is joined.
     pub is_wanted_back: bool,
+    /// It was asked for before the two sides were compared, which may have brought a later one: where the log was then.
+    pub compared_since: Option<Rc<Position>>,
 }
 
 /// How far the entries of a server of Redis were joined: all up to a number but for those that are named.
@@ -141,9 +146,7 @@ impl Joining<'_> {
                 store::on_behalf_of(self.pull.link, || store::run(free.iter().map(operation).collect()))?;
             let joined: Vec<Joined> =
                 done.into_iter().map(|done| done.joined.unwrap_or(Joined::Unchanged)).collect();
-            for (entry, outcome) in free.iter().zip(&joined) {
-                self.keep_loser(entry, *outcome, at_stake.get(&entry.id))?;
-            }
+            self.keep_losers(&free, &joined, &at_stake)?;
             let taken: HashSet<u64> = free.iter().map(|entry| entry.seq).collect();
             let open = self.open.iter().copied().filter(|seq| !taken.contains(seq));
             note(self.pull, open)?;
@@ -172,17 +175,43 @@ impl Joining<'_> {
         Ok(at_stake)
     }
 
-    fn keep_loser(&self, entry: &Entry, outcome: Joined, was_here: Option<&Revision>) -> Outcome<()> {
-        if self.pull.before.has(entry.seq) {
-            return Ok(());
-        }
-        match (outcome, was_here) {
-            (Joined::Stale, _) if !entry.is_superseded => {
-                store::on_behalf_of(self.pull.link, || store::keep_loser(&entry.id, &entry.revision))
+    /// Whether nobody has lost by each of some entries that came too late: it was joined before, or Redis had gone on from it.
+    fn are_known(&self, stale: &[&Entry]) -> Outcome<Vec<bool>> {
+        let revisions: Vec<(&str, &Revision)> =
+            stale.iter().map(|entry| (entry.id.as_str(), &entry.revision)).collect();
+        let mut known = were_here(&revisions)?;
+        // All entries of a pull were asked for at one time.
+        if let Some(since) = stale.iter().find_map(|entry| entry.compared_since.as_ref()) {
+            let passed = passed_since(since, self.pull.link, &revisions)?;
+            for ((entry, known), passed) in stale.iter().zip(&mut known).zip(passed) {
+                *known |= passed && entry.compared_since.is_some();
             }
-            (Joined::Applied, Some(loser)) => store::keep_loser(&entry.id, loser),
-            _ => Ok(()),
         }
+        Ok(known)
+    }
+
+    /// Records what has lost by a join: what was here, or what came.
+    fn keep_losers(
+        &self,
+        entries: &[&Entry],
+        joined: &[Joined],
+        at_stake: &HashMap<String, Revision>,
+    ) -> Outcome<()> {
+        let fresh = || {
+            let answered = entries.iter().zip(joined);
+            answered.filter(|(entry, _)| !self.pull.before.has(entry.seq))
+        };
+        for (entry, _) in fresh().filter(|(_, joined)| **joined == Joined::Applied) {
+            if let Some(loser) = at_stake.get(&entry.id) {
+                store::keep_loser(&entry.id, loser)?;
+            }
+        }
+        let stale = fresh().filter(|(entry, joined)| **joined == Joined::Stale && !entry.is_superseded);
+        let stale: Vec<&Entry> = stale.map(|(entry, _)| *entry).collect();
+        for (entry, _) in stale.iter().zip(self.are_known(&stale)?).filter(|(_, is_known)| !is_known) {
+            store::on_behalf_of(self.pull.link, || store::keep_loser(&entry.id, &entry.revision))?;
+        }
+        Ok(())
     }
 }
 
@@ -233,7 +262,16 @@ pub fn forget_others(link: &str, runs: &[&str]) -> Outcome<()> {
 impl Entry {
     /// An entry as it was pulled.
     pub fn new(seq: u64, id: String, revision: Revision) -> Entry {
-        Entry { seq, id, revision, tries: 0, others: 0, is_superseded: false, is_wanted_back: false }
+        Entry {
+            seq,
+            id,
+            revision,
+            tries: 0,
+            others: 0,
+            is_superseded: false,
+            is_wanted_back: false,
+            compared_since: None,
+        }
     }
 
     /// Whether it is to be tried again after it was refused, when so many have been joined since the session began. A lock is

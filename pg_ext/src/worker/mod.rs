@@ -8,6 +8,7 @@ mod joining;
 mod letters;
 mod link;
 mod locks;
+mod losers;
 mod manager;
 mod node;
 mod patient;

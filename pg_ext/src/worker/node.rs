@@ -8,8 +8,10 @@ use super::remote::{Pulled, Remote};
 use super::shards::{Shard, Shards};
 use super::transaction::transaction;
 use crate::fault_point::{self, Point};
+use crate::log::Position;
 use std::collections::BTreeSet;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tandem_shared::link::Acknowledgement;
 
@@ -28,8 +30,8 @@ pub struct Node {
     run: String,
     pull: Connection,
     asked: Option<Instant>,
-    /// It was asked before the two sides were compared.
-    asked_before: bool,
+    /// It was asked before the two sides were compared: where the log was then.
+    compared_since: Option<Rc<Position>>,
     after: u64,
     /// What was acknowledged last: a number, and the exceptions up to it.
     acknowledged: (u64, Vec<u64>),
@@ -52,7 +54,7 @@ impl Node {
             run: shard.run.clone(),
             pull: shards.connect(shard)?,
             asked: None,
-            asked_before: false,
+            compared_since: None,
             after: 0,
             acknowledged: (0, Vec::new()),
             refused: Vec::new(),
@@ -95,10 +97,12 @@ impl Node {
         }
     }
 
-    /// Notes that the two sides were compared: what was asked for before that may be older than what the comparison has brought
-    /// from the same server.
-    pub fn was_compared(&mut self) {
-        self.asked_before |= self.asked.is_some();
+    /// Notes that the two sides were compared, when the log was at a position: what was asked for before that may be older
+    /// than what the comparison has brought from the same server.
+    pub fn was_compared(&mut self, at: &Rc<Position>) {
+        if self.asked.is_some() {
+            self.compared_since.get_or_insert_with(|| at.clone());
+        }
     }
 
     /// The socket on which the answer comes.
@@ -109,13 +113,17 @@ impl Node {
     /// Reads the answer, which is there.
     pub fn receive(&mut self) -> Result<Vec<Pulled>, Broken> {
         self.asked = None;
-        Remote::pulled(self.pull.receive()?)
+        let pulled = Remote::pulled(self.pull.receive()?)?;
+        if pulled.is_empty() {
+            self.compared_since = None;
+        }
+        Ok(pulled)
     }
 
     /// Notes what was pulled: entries that are to be joined, and others, up to a number.
     pub fn pulled(&mut self, last: u64, entries: &mut [Entry]) {
-        let asked_before = std::mem::take(&mut self.asked_before);
-        entries.iter_mut().for_each(|entry| entry.is_superseded = asked_before);
+        let compared_since = self.compared_since.take();
+        entries.iter_mut().for_each(|entry| entry.compared_since = compared_since.clone());
         self.after = self.after.max(last);
         self.open.extend(entries.iter().map(|entry| entry.seq));
         for entry in &*entries {

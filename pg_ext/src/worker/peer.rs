@@ -1,6 +1,7 @@
 //! The sides of a check: what each must answer beside the fingerprints of the shared search, and this database as one.
 
 use super::connection::Broken;
+use super::losers::joined_before;
 use super::transaction::{Failed, FailureKind};
 use crate::error::Outcome;
 use crate::log;
@@ -86,6 +87,11 @@ pub trait Peer: Replica<Error = Broken> {
     /// Those of the ids that are on their way from it: over the link in question, or else over any.
     fn waiting(&mut self, ids: &[&str]) -> Result<HashSet<String>, Broken>;
 
+    /// Whether each of these revisions was joined here before, as far as it is remembered.
+    fn has_joined(&mut self, revisions: &[(&str, &Revision)]) -> Result<Vec<bool>, Broken> {
+        Ok(vec![false; revisions.len()])
+    }
+
     /// Counts what its fingerprints of a range are made of again and mends what does not add up. Returns how much that was.
     fn recount(&mut self, _: &Range) -> Result<u64, Broken> {
         Ok(0)
@@ -157,6 +163,10 @@ impl<L: Local> Peer for Here<'_, L> {
 
     fn waiting(&mut self, ids: &[&str]) -> Result<HashSet<String>, Broken> {
         self.local.run(|| waiting_here(self.link, ids))
+    }
+
+    fn has_joined(&mut self, revisions: &[(&str, &Revision)]) -> Result<Vec<bool>, Broken> {
+        self.local.run(|| joined_before(revisions))
     }
 
     fn recount(&mut self, range: &Range) -> Result<u64, Broken> {

@@ -499,7 +499,10 @@ fn keep_losers(
     let (stale_ids, applied_ids) = (ids(&stale), ids(&applied));
     if !stale.is_empty() {
         let waiting = right.waiting(&stale_ids.iter().map(String::as_str).collect::<Vec<_>>())?;
-        for (id, revision) in stale.into_iter().filter(|(id, _)| waiting.contains(*id)) {
+        let untold = stale.into_iter().filter(|(id, _)| waiting.contains(*id));
+        let untold: Vec<(&str, &Revision)> = untold.map(|(id, revision)| (*id, revision)).collect();
+        let joined = left.has_joined(&untold)?;
+        for ((id, revision), _) in untold.into_iter().zip(joined).filter(|(_, is_joined)| !is_joined) {
             books.keep_loser(id, revision)?;
         }
     }

@@ -22,13 +22,14 @@ use super::supervision::{LOOK, Supervised, readable, supervise};
 use super::transaction::{Failed, durable, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
-use crate::log;
+use crate::log::{self, Position};
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tandem_shared::Revision;
 use tandem_shared::cluster::slot_of;
@@ -63,7 +64,7 @@ pub extern "C-unwind" fn tandem_link_main(_argument: pg_sys::Datum) {
             name: name.to_owned(),
             generation: None,
             last: None,
-            has_compared: Cell::new(false),
+            compared_at: RefCell::new(None),
         });
     }
 }
@@ -91,8 +92,8 @@ struct Session {
     generation: Option<i64>,
     /// The link as it was read last.
     last: Option<Link>,
-    /// A comparison has begun since the nodes were told of the last one.
-    has_compared: Cell<bool>,
+    /// Where the log was when a comparison began of which the nodes were not told yet.
+    compared_at: RefCell<Option<Rc<Position>>>,
 }
 
 /// What a session ends with whose link is another than when it began.
@@ -263,8 +264,8 @@ impl Session {
                     Err(broken) => return Err(broken),
                 }
             }
-            if self.has_compared.take() {
-                nodes.iter_mut().for_each(Node::was_compared);
+            if let Some(at) = self.compared_at.take() {
+                nodes.iter_mut().for_each(|node| node.was_compared(&at));
             }
             // Also before a comparison that is due, which may wait for the room that this makes.
             for node in &mut nodes {
@@ -398,9 +399,9 @@ impl Session {
         kind: &'static str,
     ) -> Result<(), Broken> {
         self.set("state = 'checking'")?;
-        self.has_compared.set(true);
         // What is logged from here on is pushed from the log; what was logged before is in the comparison.
         let end = transaction(log::end)?;
+        self.compared_at.borrow_mut().get_or_insert_with(|| Rc::new(end.clone()));
         if link.scope.is_cache() {
             // What was read for Redis before that is there when its ids are compared.
             wait_for_fills(&self.name)?;
