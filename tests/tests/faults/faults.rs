@@ -121,9 +121,10 @@ impl Scene {
         let mode = if is_cache { "cache" } else { "mirror" };
         let query = format!("SELECT tandem.link('{}', mode => '{mode}')", proxy.url());
         let link = sql::value(&mut client, &query);
-        // Once in a while the first contact comes in the middle of the work; but what Redis drops before it knows of
-        // a link is gone, and nothing there waits for a link that it does not know.
-        let needs_link = matches!(kind, Kind::Flushed | Kind::MemoryFull | Kind::LazyCommits);
+        // Once in a while the first contact comes in the middle of the work; but what Redis drops, or lets expire,
+        // before it knows of a link is gone, and nothing there waits for a link that it does not know.
+        let needs_link = matches!(kind, Kind::Flushed | Kind::MemoryFull | Kind::LazyCommits)
+            || company == Company::Expiring;
         if needs_link || dice.below(4) > 0 {
             let query = "SELECT state = 'streaming' FROM tandem.links()";
             wait::until("the link works", DEADLINE, || sql::value(&mut client, query));
