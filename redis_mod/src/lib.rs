@@ -60,7 +60,6 @@ mod retention;
 mod settings;
 #[warn(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod store;
-mod writers;
 
 use commands::{batches, effect, items, link, merkle, pages, states, wait};
 use datatype::ITEM_TYPE;

@@ -34,28 +34,7 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let database = selected(context);
     let verb = args.text("subcommand")?.to_ascii_uppercase();
     match verb.as_str() {
-        "WRITE" | "JOIN" | "LOCAL" => {
-            let (id, _) = args.id()?;
-            let effect = Effect::decode(args.bytes()?)?;
-            let revision = decode(args.bytes()?, Source::Own)?;
-            let live = !revision.head().is_tombstone();
-            let planned = Planned::of(&store::digest_key()?, id, revision, verb == "LOCAL");
-            let writer = match effect.origin {
-                Some(link) => Writer::Link(link),
-                None if verb == "JOIN" => Writer::Peer,
-                None => Writer::Client,
-            };
-            let books = (verb != "LOCAL").then_some((effect.seq, writer));
-            store::replay(context, id, planned, books)?;
-            if live {
-                let mut key = WritableKey::open(context, id, &keys::name(context, id))?;
-                match effect.expires_at {
-                    at if at >= 0 => key.expire_at(at),
-                    _ if key.expires_at() >= 0 => key.expire_after(None),
-                    _ => {}
-                }
-            }
-        }
+        "WRITE" | "JOIN" | "LOCAL" => revision(context, &verb, &mut args)?,
         "RESTORE" => {
             // Also at a key whose name is no id.
             let name = args.string()?;
@@ -64,30 +43,6 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         "BOOKS" => {
             let books = persist::load(args.bytes()?)?;
             engine::with(|engine| persist::install(engine, books))?;
-        }
-        "ATTACH" => {
-            let name = args.text("name")?;
-            let scope = Scope::parse(args.text("prefix")?, args.text("mode")?, args.text("direction")?)?;
-            let owner =
-                Owner::parse([args.text("cluster")?, args.text("timeline")?, args.text("database")?])?;
-            engine::with_database(database, |database| database.attach(name, &scope, Some(&owner)))?;
-        }
-        "COMPARED" => {
-            // By a link of the master: who takes over from it has compared nothing, but knows what the other side had.
-            let name = args.text("name")?;
-            engine::with_database(database, |database| {
-                if let Some(link) = database.pending.link_mut(name) {
-                    link.was_compared = true;
-                }
-            })?;
-        }
-        "DETACH" => {
-            let name = args.text("name")?;
-            engine::with_database(database, |database| database.detach(name))?;
-        }
-        "ACK" => {
-            let taken = Acknowledgement::parse(&words(&mut args)?)?;
-            engine::with_database(database, |database| database.acknowledge(&taken))?;
         }
         "QUEUE" => {
             let (id, seq) = (args.text("id")?, args.unsigned("seq")?);
@@ -117,7 +72,64 @@ pub fn effect(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
                 })?;
             }
         }
-        other => return Err(unknown_option(other, USAGE)),
+        _ => of_link(database, &verb, &mut args)?,
     }
     Ok(RedisValue::SimpleStringStatic("OK"))
+}
+
+/// A revision as it was stored.
+fn revision(context: &Context, verb: &str, args: &mut Args<'_>) -> Result<()> {
+    let (id, _) = args.id()?;
+    let effect = Effect::decode(args.bytes()?)?;
+    let revision = decode(args.bytes()?, Source::Own)?;
+    let live = !revision.head().is_tombstone();
+    let planned = Planned::of(&store::digest_key()?, id, revision, verb == "LOCAL");
+    let writer = match effect.origin {
+        Some(link) => Writer::Link(link),
+        None if verb == "JOIN" => Writer::Peer,
+        None => Writer::Client,
+    };
+    let books = (verb != "LOCAL").then_some((effect.seq, writer));
+    store::replay(context, id, planned, books)?;
+    if live {
+        let mut key = WritableKey::open(context, id, &keys::name(context, id))?;
+        match effect.expires_at {
+            at if at >= 0 => key.expire_at(at),
+            _ if key.expires_at() >= 0 => key.expire_after(None),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a link has said.
+fn of_link(database: i32, verb: &str, args: &mut Args<'_>) -> Result<()> {
+    match verb {
+        "ATTACH" => {
+            let name = args.text("name")?;
+            let scope = Scope::parse(args.text("prefix")?, args.text("mode")?, args.text("direction")?)?;
+            let owner =
+                Owner::parse([args.text("cluster")?, args.text("timeline")?, args.text("database")?])?;
+            engine::with_database(database, |database| database.attach(name, &scope, Some(&owner)))?;
+        }
+        "COMPARED" => {
+            // By a link of the master: who takes over from it has compared nothing, but knows what the other side had.
+            let name = args.text("name")?;
+            engine::with_database(database, |database| {
+                if let Some(link) = database.pending.link_mut(name) {
+                    link.was_compared = true;
+                }
+            })?;
+        }
+        "DETACH" => {
+            let name = args.text("name")?;
+            engine::with_database(database, |database| database.detach(name))?;
+        }
+        "ACK" => {
+            let taken = Acknowledgement::parse(&words(args)?)?;
+            engine::with_database(database, |database| database.acknowledge(&taken))?;
+        }
+        other => return Err(unknown_option(other, USAGE)),
+    }
+    Ok(())
 }

@@ -1,23 +1,26 @@
 //! A decided change goes into keyspace, index, tombstones and the links' books, and out to replicas and the AOF
 //! as its effect.
 
+mod join;
+mod replay;
+mod told;
+
+pub use join::{apply, doubt, recall, with_recalled};
+pub use replay::{replay, replay_expiry, restore};
+pub use told::{Effect, Gone};
+
 use crate::blocked;
 use crate::cdc;
 use crate::decide::{Answer, Change, Current, Planned, plan, plan_removal_of_gone};
-use crate::engine::{self, Database, GHOST_BYTES_MAX, OwnWrite};
-use crate::ghosts::Copy;
-use crate::item::Item;
+use crate::engine::{self, OwnWrite};
 use crate::keys::{self, WritableKey};
-use crate::pending::{Waiting, takes};
+use crate::pending::takes;
 use redis_module::{Context, NotifyEvent, RedisString, raw};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tandem_shared::codec::{self, Source};
-use tandem_shared::decide::{Applied, Outcome, decide_apply};
-use tandem_shared::gone::decide_apply_gone;
-use tandem_shared::id::id_of_key;
+use tandem_shared::codec;
 use tandem_shared::request::Operation;
-use tandem_shared::{Digest, DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp, Version};
+use tandem_shared::{DigestKey, Error, Head, LiveHead, Result, Revision, Timestamp, Version};
 
 /// Who brings a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,140 +204,6 @@ pub fn count_on(context: &Context, id: &str, above: Version) -> Result<()> {
     Ok(())
 }
 
-/// Joins a revision. Errors: `WRONGTYPE` when the key holds another type.
-pub fn apply(context: &Context, id: &str, revision: Revision, writer: Writer<'_>) -> Result<Applied> {
-    let database = selected(context);
-    let name = keys::name(context, id);
-    let mut key = match (WritableKey::open(context, id, &name), writer) {
-        (Err(refused), Writer::Link(_)) => {
-            engine::with_database(database, |database| database.withhold(id, revision.version))?;
-            context.replicate("TANDEM.EFFECT", &["WITHHELD", id, &revision.version.to_string()]);
-            return Err(refused);
-        }
-        (opened, _) => opened?,
-    };
-    let digest_key = digest_key()?;
-    let (now, retention) = (now()?, engine::with(|engine| engine.retention)?);
-    // What is shared takes the place of a local item.
-    let applied = match key.item().filter(|item| !item.local()) {
-        Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &revision.head()),
-        None => engine::with_database(database, |database| {
-            if matches!(writer, Writer::Link(link) if database.is_unheld(link, id))
-                && !revision.head().is_tombstone()
-            {
-                return Applied { outcome: Outcome::Unchanged, conflict: false };
-            }
-            let since = database.binding(retention).bound_since(now);
-            if let Some((version, copy)) = database.ghosts.get(id) {
-                let is_settled = writer != Writer::Client && database.pending.get(id).is_none();
-                let known = (version, copy.map(|copy| copy.digest));
-                return decide_apply_gone(&digest_key, id, known, &revision.head(), is_settled);
-            }
-            let current = database.tombstones.get(id).map(Revision::head);
-            // One that may be dropped any moment does not bind what a link brings.
-            let current = current.filter(|head| {
-                writer == Writer::Client || head.timestamp >= since || database.pending.get(id).is_some()
-            });
-            decide_apply(&digest_key, id, current.as_ref(), &revision.head())
-        })?,
-    };
-    match applied.outcome {
-        Outcome::Applied => {
-            if is_loss(database, id, applied, writer)? {
-                keep_loser(database, id, &key)?;
-            }
-            let planned = Planned::of(&digest_key, id, revision, false);
-            let place = Place { context, database, id, name: &name };
-            if commit(place, &mut key, planned, Ttl::Keep, writer)? {
-                blocked::wake(database);
-            }
-        }
-        // The link offers less than is here: it must have missed this revision.
-        Outcome::Stale if matches!(writer, Writer::Link(_)) => {
-            // Of a copy that has left for good nothing can be taken but what is aside.
-            let seq = engine::with_database(database, |database| {
-                let is_gone = database.ghosts.get(id).is_some();
-                if is_gone { None } else { database.pending.written(id, None, None) }
-            })?;
-            if let Some(seq) = seq {
-                context.replicate("TANDEM.EFFECT", &["QUEUE", id, &seq.to_string()]);
-                blocked::wake(database);
-            }
-        }
-        Outcome::Unchanged => {
-            if let Writer::Link(link) = writer {
-                stands_on_both_sides(context, (database, id), &digest_key, &revision, link)?;
-            }
-        }
-        Outcome::Stale => {}
-    }
-    Ok(applied)
-}
-
-/// A link has brought what is here already, or what has left here: the other side has it, whatever was thought
-/// before.
-fn stands_on_both_sides(
-    context: &Context,
-    (number, id): (i32, &str),
-    key: &DigestKey,
-    revision: &Revision,
-    link: &str,
-) -> Result<()> {
-    let (digest, state) = (revision.digest(key, id), revision.head().live.map(|live| live.state));
-    let changed = engine::with_database(number, |database| {
-        if let Some(link) = database.pending.link_mut(link) {
-            link.refused.remove(id);
-        }
-        let (version, known) = database.ghosts.get(id)?;
-        let copy = digest.zip(state).map(|(digest, state)| Copy { digest, state, is_counted: true });
-        if known == copy {
-            return None;
-        }
-        database.ghosts.insert(id, version, copy, GHOST_BYTES_MAX);
-        Some(Gone::of(database, id, version).encode())
-    })?;
-    if let Some(gone) = changed {
-        context.replicate("TANDEM.EFFECT", &[b"EXPIRED".as_slice(), id.as_bytes(), &gone]);
-    }
-    Ok(())
-}
-
-/// What a link brings for a ghost, if it is what has left: it is there for the commands that wait for it, and stays
-/// away from the keyspace. Errors: `CORRUPT`.
-pub fn recall(number: i32, id: &str, encoded: &[u8]) -> Result<()> {
-    let revision = codec::decode(encoded, Source::Foreign)?;
-    let digest = revision.digest(&digest_key()?, id);
-    engine::with_database(number, |database| {
-        let known = database.ghosts.get(id).and_then(|(_, copy)| copy).map(|copy| copy.digest);
-        let is_what_left = digest.is_some() && known == digest;
-        if is_what_left {
-            database.recalled.insert(id.into(), Item::new(revision, false));
-        }
-    })
-}
-
-/// A comparison asks for an id that is not here.
-pub fn doubt(context: &Context, id: &str) -> Result<()> {
-    let changed = engine::with_database(selected(context), |database| {
-        let version = database.ghosts.get(id).map(|(version, _)| version)?;
-        let changed = database.ghosts.doubt(id);
-        changed.then(|| Gone::of(database, id, version).encode())
-    })?;
-    if let Some(gone) = changed {
-        context.replicate("TANDEM.EFFECT", &[b"EXPIRED".as_slice(), id.as_bytes(), &gone]);
-    }
-    Ok(())
-}
-
-/// Runs `work` on what the other side has of a ghost, if it was recalled.
-pub fn with_recalled<T>(number: i32, id: &str, work: impl FnOnce(&Item) -> T) -> Result<Option<T>> {
-    let item = engine::with_database(number, |database| database.recalled.remove(id))?;
-    let Some(item) = item else { return Ok(None) };
-    let done = work(&item);
-    engine::with_database(number, |database| database.recalled.insert(id.into(), item))?;
-    Ok(Some(done))
-}
-
 /// Decides on what is known of an id that is not in the keyspace.
 fn plan_absent(
     number: i32,
@@ -366,52 +235,6 @@ fn is_gone(number: i32, id: &str) -> Result<bool> {
         !database.tombstones.contains_key(id)
             && database.ghosts.get(id).is_some_and(|(_, copy)| copy.is_some())
     })
-}
-
-/// A copy has expired on the master, or before the restart.
-pub fn replay_expiry(context: &Context, id: &str, gone: &Gone<'_>) -> Result<()> {
-    let number = selected(context);
-    let name = keys::name(context, id);
-    let mut key = WritableKey::open(context, id, &name)?;
-    if key.item().is_some_and(|item| !item.local()) {
-        // Its leaving goes into the books as on the master.
-        key.delete();
-    }
-    drop(key);
-    engine::with_database(number, |database| {
-        database.pending.expired(id);
-        database.ghosts.insert(id, gone.version, gone.copy, GHOST_BYTES_MAX);
-        database.pending.restore_seq(gone.last_seq);
-    })
-}
-
-/// Stores the effect of a command that ran on the master or before the restart: nothing is decided again.
-/// `seq` is its number in the links' books, `None` for a local item.
-pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64, Writer<'_>)>) -> Result<()> {
-    let database = selected(context);
-    let name = keys::name(context, id);
-    let mut key = WritableKey::open(context, id, &name)?;
-    if let Some((_, writer)) = books {
-        keep_replayed_loser(database, id, &key, &planned, writer)?;
-    }
-    put_in_place(database, id, &mut key, planned)?;
-    if let Some((seq, writer)) = books {
-        let (origin, seq) = (origin_of(writer), Some(seq).filter(|seq| *seq > 0));
-        engine::with_database(database, |database| database.pending.written(id, origin, seq))?;
-    }
-    Ok(())
-}
-
-/// Puts an item into the keyspace as a file had it, with no word to the links. Where the key's name is no id, it is in no
-/// book.
-pub fn restore(context: &Context, name: &RedisString, item: Item) -> Result<()> {
-    let Some(id) = id_of_key(name) else {
-        let _own = OwnWrite::begin()?;
-        return WritableKey::open(context, &String::from_utf8_lossy(name), name)?.set(item);
-    };
-    let mut key = WritableKey::open(context, id, name)?;
-    let digest = engine::with(|engine| item.revision.digest(&engine.key, id))?;
-    put_in_place(selected(context), id, &mut key, Planned { change: Change::Store(item), digest })
 }
 
 /// Key of all digests.
@@ -531,58 +354,6 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
     })
 }
 
-/// What a link's revision of the same version took the place of was kept aside where the command ran, and is here
-/// too.
-fn keep_replayed_loser(
-    database: i32,
-    id: &str,
-    key: &WritableKey,
-    planned: &Planned,
-    writer: Writer<'_>,
-) -> Result<()> {
-    let digest_key = digest_key()?;
-    let offered = match &planned.change {
-        Change::Store(item) => item.head(),
-        Change::Remove(tombstone) => tombstone.head(),
-        Change::Drop => return Ok(()),
-    };
-    let applied = match key.item().filter(|item| !item.local()) {
-        Some(current) => decide_apply(&digest_key, id, Some(&current.head()), &offered),
-        None => engine::with_database(database, |database| {
-            let current = database.tombstones.get(id).map(Revision::head);
-            decide_apply(&digest_key, id, current.as_ref(), &offered)
-        })?,
-    };
-    if is_loss(database, id, applied, writer)? { keep_loser(database, id, key) } else { Ok(()) }
-}
-
-/// Whether what others bring takes the place of a revision that is to be recorded: another one of its version, or a
-/// client's that the link which brings it has not taken yet. Nobody else has seen that.
-fn is_loss(database: i32, id: &str, applied: Applied, writer: Writer<'_>) -> Result<bool> {
-    if matches!(writer, Writer::Client | Writer::Server) || applied.outcome != Outcome::Applied {
-        return Ok(false);
-    }
-    let is_untold = engine::with_database(database, |database| {
-        let is_clients = |waiting: &Waiting| waiting.is_written && waiting.origin.is_none();
-        database.pending.get(id).is_some_and(is_clients)
-            && match writer {
-                Writer::Link(link) => database.pending.waits(link, id),
-                _ => true,
-            }
-    })?;
-    Ok(applied.conflict || is_untold)
-}
-
-fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
-    let current = key.item().filter(|item| !item.local()).map(|item| codec::encode(&item.revision));
-    engine::with_database(database, |database| {
-        let loser = current.or_else(|| database.tombstones.get(id).map(codec::encode));
-        if let Some(loser) = loser {
-            database.pending.keep_loser(id, loser);
-        }
-    })
-}
-
 fn set_ttl(key: &mut WritableKey, ttl: Ttl) {
     match ttl {
         Ttl::Keep => {}
@@ -632,91 +403,6 @@ fn check_backpressure<'a>(database: i32, mut ids: impl Iterator<Item = &'a str>)
         }
         Ok(())
     })?
-}
-
-/// What a replica must know of a write beside the revision: `TANDEM.EFFECT kind id effect revision`. Sequence number
-/// (u64) and time of expiry (i64, milliseconds since the Unix epoch, -1 for none), little-endian, and the name of
-/// the link that brought it.
-pub struct Effect<'a> {
-    /// Number in the links' books, 0 for none.
-    pub seq: u64,
-    /// When the copy expires.
-    pub expires_at: i64,
-    /// The link that brought it.
-    pub origin: Option<&'a str>,
-}
-
-impl<'a> Effect<'a> {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
-        out.extend(self.seq.to_le_bytes());
-        out.extend(self.expires_at.to_le_bytes());
-        out.extend(self.origin.unwrap_or_default().as_bytes());
-        out
-    }
-
-    /// Reads what `encode` wrote. Errors: `CORRUPT`.
-    pub fn decode(bytes: &'a [u8]) -> Result<Effect<'a>> {
-        let refused = || Error::corrupt("effect", "it is cut short or no text");
-        let (seq, rest) = bytes.split_first_chunk::<8>().ok_or_else(refused)?;
-        let (expires_at, origin) = rest.split_first_chunk::<8>().ok_or_else(refused)?;
-        let origin = std::str::from_utf8(origin).map_err(|_| refused())?;
-        Ok(Effect {
-            seq: u64::from_le_bytes(*seq),
-            expires_at: i64::from_le_bytes(*expires_at),
-            origin: Some(origin).filter(|origin| !origin.is_empty()),
-        })
-    }
-}
-
-/// What a replica must know of a copy that has left for good: `TANDEM.EFFECT EXPIRED id gone`. Version and last
-/// sequence number (u64, u64), little-endian; and where they are known one byte, 1 if the other side has the copy, 32
-/// bytes of digest, and the state.
-pub struct Gone<'a> {
-    /// The version that the copy had.
-    pub version: Version,
-    /// The number that was given last in the links' books.
-    pub last_seq: u64,
-    /// What is kept of the copy.
-    pub copy: Option<Copy<'a>>,
-}
-
-impl<'a> Gone<'a> {
-    /// What is to be said of a ghost.
-    pub fn of(database: &'a Database, id: &str, version: Version) -> Gone<'a> {
-        let copy = database.ghosts.get(id).and_then(|(_, copy)| copy);
-        Gone { version, last_seq: database.pending.last_seq(), copy }
-    }
-
-    /// Its bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
-        out.extend(self.version.get().to_le_bytes());
-        out.extend(self.last_seq.to_le_bytes());
-        if let Some(copy) = self.copy {
-            out.push(copy.is_counted.into());
-            out.extend(copy.digest.0);
-            out.extend(copy.state.as_bytes());
-        }
-        out
-    }
-
-    /// Reads what `encode` wrote. Errors: `CORRUPT`.
-    pub fn decode(bytes: &'a [u8]) -> Result<Gone<'a>> {
-        let refused = || Error::corrupt("expiry", "it is cut short or no text");
-        let (version, rest) = bytes.split_first_chunk::<8>().ok_or_else(refused)?;
-        let (last_seq, copy) = rest.split_first_chunk::<8>().ok_or_else(refused)?;
-        let copy = match copy.split_first() {
-            None => None,
-            Some((is_counted, copy)) => {
-                let (digest, state) = copy.split_first_chunk::<32>().ok_or_else(refused)?;
-                let state = std::str::from_utf8(state).map_err(|_| refused())?;
-                Some(Copy { digest: Digest(*digest), state, is_counted: *is_counted == 1 })
-            }
-        };
-        let version = Version::new(u64::from_le_bytes(*version).into())?;
-        Ok(Gone { version, last_seq: u64::from_le_bytes(*last_seq), copy })
-    }
 }
 
 /// Replicas and AOF get the effect, never the request: their clocks and settings do not matter.
