@@ -29,6 +29,14 @@ fn acknowledge_but(redis: &mut Connection, run: &str, seq: i64, except: &[i64]) 
     ask_number(redis, &words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// How many entries the first link has gone past that wait on, in Redis' words.
+fn held(redis: &mut Connection) -> Option<Value> {
+    let Value::Array(links) = ask(redis, &["TANDEM.LINK", "LIST"]) else { return None };
+    let Some(Value::Array(link)) = links.first() else { return None };
+    let place = link.iter().position(|word| *word == Value::BulkString(b"held".to_vec()))?;
+    link.get(place + 1).cloned()
+}
+
 fn is_blocked(redis: &mut Connection, count: usize) -> bool {
     let info = ask_text(redis, &["INFO", "clients"]).unwrap_or_default();
     info.contains(&format!("blocked_clients:{count}\r"))
@@ -125,6 +133,7 @@ fn an_acknowledgement_with_exceptions_is_the_same_after_a_restart_and_on_a_repli
     let numbers: Vec<i64> = pull(&mut redis, "pg", &run, 0).iter().map(|(seq, ..)| *seq).collect();
     assert_eq!(acknowledge_but(&mut redis, &run, numbers[3], &[numbers[0], numbers[2]]), 2);
     ask(&mut redis, &["TANDEM.PUT", "c", "[2]"]);
+    assert_eq!(held(&mut redis), Some(Value::Int(1)), "c is what comes next");
     let expected = [("a", "[1]".to_owned()), ("c", "[2]".to_owned())];
     assert_eq!(contents(&pull(&mut redis, "pg", &run, 0)), expected);
     assert_eq!(contents(&pull(&mut redis, "pg", &run, numbers[3])), expected[1..]);
@@ -192,6 +201,7 @@ fn a_locked_item_keeps_nobody_waiting_but_its_writer() {
     ask(&mut first, &["TANDEM.PUT", "locked", "2"]);
     ask(&mut second, &["TANDEM.PUT", "other", "2"]);
     assert_eq!(ask_number(&mut second, &["TANDEM.WAIT", "60000"]), 1);
+    assert_eq!(held(&mut second), Some(Value::Int(1)), "the link has gone past it");
     assert!(value::<bool>(&mut client, "SELECT tandem.exists('other')"));
     assert_eq!(ask_number(&mut first, &["TANDEM.WAIT", "20"]), 0);
     assert_eq!(ask_number(&mut first, &["TANDEM.LINK", "PENDING"]), 1);

@@ -55,13 +55,15 @@ pub(super) fn list(context: &Context, args: &Args<'_>) -> Result<RedisValue> {
         reply.array(database.pending.links().count());
         for (name, link) in database.pending.links() {
             let reading = database.readings.get(name);
-            reply.map(10);
+            reply.map(11);
             reply.bulk("name");
             reply.bulk(name);
             reply.bulk("acked");
             reply.integer(link.acked);
             reply.bulk("pending");
             reply.integer((link.len() + database.owed_tombstones(link)) as u64);
+            reply.bulk("held");
+            reply.integer(link.open_up_to(link.acked).len() as u64);
             for (name, word) in ["prefix", "mode", "direction"].iter().zip(link.scope.words()) {
                 reply.bulk(name);
                 reply.bulk(word);
