@@ -4,8 +4,8 @@
 
 use crate::capture::table_of_tandem;
 use crate::error::Outcome;
-use pgrx::pg_sys;
 use pgrx::spi::{OwnedPreparedStatement, PreparedStatement, SpiClient, SpiTupleTable};
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 use pgrx::{datum::DatumWithOid, pg_sys::PgOid};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -74,6 +74,15 @@ fn owner_of(table: pg_sys::Oid) -> Result<pg_sys::Oid> {
         pg_sys::ReleaseSysCache(row);
         Ok(owner)
     }
+}
+
+/// The one value of a statement that only reads. pgrx' own functions for one value take a number of a transaction, which
+/// costs a record in the WAL and a row's worth of age for nothing.
+pub fn read_one<T: FromDatum + IntoDatum>(statement: &str, args: &[DatumWithOid<'_>]) -> Outcome<Option<T>> {
+    Spi::connect(|client| {
+        let rows = client.select(statement, Some(1), args)?;
+        Ok(if rows.is_empty() { None } else { rows.first().get_one::<T>()? })
+    })
 }
 
 /// Reads with a statement that this process parses and plans once, as planning takes longer than reading.

@@ -163,3 +163,28 @@ fn what_a_process_writes_is_in_the_statistics() {
         ) >= 50
     });
 }
+
+/// Transactions without a number leave nothing to freeze and nothing in the WAL. Some hundred of them are what the
+/// processes need in half a minute to look whether there is anything to do.
+#[test]
+fn a_database_in_which_nothing_happens_takes_no_numbers_of_transactions() {
+    let pair = start();
+    let mut client = pair.sql();
+    goes_both_ways(&pair, &mut client, "before");
+    wait::until("what was written is folded", DEADLINE, || {
+        value::<i64>(&mut client, "SELECT tandem.dirty_count()") == 0
+    });
+    let number = "SELECT pg_current_xact_id()::text::bigint";
+    let ended = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    // What was written is noted now and then: the first of these numbers are of that.
+    let taken = wait::until_some("hundreds of transactions end without a number", DEADLINE, || {
+        let (first, before): (i64, i64) = (value(&mut client, number), value(&mut client, ended));
+        wait::until("the processes have looked around", DEADLINE, || {
+            value::<i64>(&mut client, ended) > before + 300
+        });
+        let taken = value::<i64>(&mut client, number) - first;
+        println!("{taken} numbers");
+        (taken <= 2).then_some(taken)
+    });
+    assert!(taken <= 2, "{taken} numbers were taken");
+}

@@ -4,6 +4,7 @@ use super::repair::Ways;
 use super::shards::Attach;
 use crate::error::Outcome;
 use crate::log::Position;
+use crate::planning::read_one;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
@@ -152,12 +153,17 @@ pub fn note_waiting(name: &str, count: u64, held: &[(&str, &str)]) -> Outcome<()
             Some(format!("{}: {reason}{holder}{others}", shown(id)))
         }
     };
-    Ok(Spi::run_with_args(
-        "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
-             THEN coalesce(redis_waiting_since, now()) END, redis_waits_for = $3 \
-         WHERE name = $1 AND (redis_waiting, redis_waits_for) IS DISTINCT FROM ($2, $3)",
-        &[name.into(), count.into(), waits_for.into()],
-    )?)
+    const IS_NEW: &str = "SELECT EXISTS (SELECT FROM tandem.links l WHERE l.name = $1 \
+        AND (l.redis_waiting, l.redis_waits_for) IS DISTINCT FROM ($2, $3))";
+    let args = [name.into(), count.into(), waits_for.into()];
+    if read_one::<bool>(IS_NEW, &args)? == Some(true) {
+        Spi::run_with_args(
+            "UPDATE tandem.links SET redis_waiting = $2, redis_waiting_since = CASE WHEN $2 > 0 \
+                 THEN coalesce(redis_waiting_since, now()) END, redis_waits_for = $3 WHERE name = $1",
+            &args,
+        )?;
+    }
+    Ok(())
 }
 
 /// Who has locked the row of an id, as far as it can be seen.

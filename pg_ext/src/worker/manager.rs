@@ -6,6 +6,7 @@ use super::transaction::transaction;
 use super::wait;
 use crate::fault_point::{self, Point};
 use crate::log::{self, Position};
+use crate::planning::read_one;
 use crate::settings;
 use crate::store;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder};
@@ -36,7 +37,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
     let mut is_noted = false;
     loop {
         let present = transaction(|| {
-            Ok(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')")?)
+            read_one::<bool>("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'tandem')", &[])
         });
         if !matches!(present, Ok(Some(true))) {
             wait(ABSENT);
@@ -64,7 +65,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
                 Ok(())
             }));
             report(transaction(|| {
-                Ok(Spi::run_with_args("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])?)
+                read_one::<()>("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])
             }));
         }
         if forgotten.is_none_or(|at| at.elapsed() > FORGETTING) {
@@ -84,7 +85,7 @@ fn forget_tombstones() -> i64 {
     }
     let forgotten = transaction(|| {
         let args = [before.into(), TOMBSTONES.into()];
-        let count = Spi::get_one_with_args::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?;
+        let count = read_one::<i64>("SELECT tandem.forget_tombstones($1, $2)", &args)?;
         if count.is_some_and(|count| count > 0) {
             fault_point::reach(Point::ForgettingUncommitted);
         }
@@ -127,13 +128,18 @@ fn start_sessions(database: &str, no_room_until: &mut Option<Instant>) {
     }
     // A dump that is restored elsewhere brings its links. Two Postgres must not share one link by accident.
     report(transaction(|| {
-        Ok(Spi::run(
-            "UPDATE tandem.links SET paused = true, state = 'paused', last_error_at = now(), \
-             last_error = 'restored from another cluster or database; tandem.resume_link() takes the link over' \
-             WHERE NOT paused AND (system_identifier, database) <> (SELECT c.system_identifier, d.oid \
-                 FROM pg_control_system() c, pg_database d WHERE d.datname = current_database())",
-        )?)
+        if read_one::<bool>(FOREIGN, &[])? == Some(true) {
+            Spi::run(PAUSE_FOREIGN)?;
+        }
+        Ok(())
     }));
+    const FOREIGN: &str = "SELECT EXISTS (SELECT FROM tandem.links l WHERE NOT l.paused \
+        AND (l.system_identifier, l.database) <> (SELECT c.system_identifier, d.oid \
+            FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()))";
+    const PAUSE_FOREIGN: &str = "UPDATE tandem.links l SET paused = true, state = 'paused', last_error_at = now(), \
+        last_error = 'restored from another cluster or database; tandem.resume_link() takes the link over' \
+        WHERE NOT l.paused AND (l.system_identifier, l.database) <> (SELECT c.system_identifier, d.oid \
+            FROM pg_control_system() c, pg_database d WHERE d.datname = current_database())";
     const MISSING: &str = "SELECT w.kind, w.name FROM ( \
             SELECT k.kind, l.name FROM tandem.links l CROSS JOIN (VALUES ('link'), ('reader')) AS k (kind) \
             WHERE NOT l.paused AND (k.kind = 'link' OR l.direction <> 'from_redis') \

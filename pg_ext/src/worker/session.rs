@@ -23,6 +23,7 @@ use super::transaction::{Failed, durable, transaction};
 use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::log::{self, Position};
+use crate::planning::read_one;
 use crate::store::{self, Page};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
@@ -374,7 +375,7 @@ impl Session {
     fn leave(&mut self) {
         let Some(link) = self.last.take() else { return };
         let is_there = "SELECT to_regclass('tandem.unlinked') IS NOT NULL";
-        if matches!(transaction(|| Ok(Spi::get_one::<bool>(is_there)?)), Ok(Some(false))) {
+        if matches!(transaction(|| read_one::<bool>(is_there, &[])), Ok(Some(false))) {
             let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
             let detached = transaction(owner).map_err(Broken::from).and_then(|owner| {
                 let mut shards = Shards::open(&link.url, &others, None, Attach::Not)?;
