@@ -2,7 +2,9 @@
 //! and what Redis could not read when it was its turn. The link is played by the tests, where no other is named.
 
 use ::redis::{Connection, Value};
-use tandem_shared::codec::{Source, decode};
+use tandem_shared::codec::{Source, decode, encode};
+use tandem_shared::content::Bounds;
+use tandem_shared::{Body, Content, Revision, State, Timestamp, Version};
 use tandem_tests::by_hand::{self, Entry, acknowledge, attach, attach_as, attachment, pull};
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres as pg;
@@ -55,7 +57,7 @@ fn pulled_in_a_pause(redis: &mut Connection, server: &Redis, (run, after): (&str
     let mut pipe = ::redis::pipe();
     pipe.cmd("TANDEM.PUT").arg(&["brief", "[1]", "PX", "1"]);
     pipe.cmd("CLIENT").arg(&["PAUSE", "100000000", "WRITE"]);
-    pipe.cmd("EVAL_RO").arg(&["local n = 0 for i = 1, 30000000 do n = n + i end return n", "0"]);
+    pipe.cmd("EVAL_RO").arg(&["local n = 0 for i = 1, 3000000 do n = n + i end return n", "0"]);
     pipe.query::<Vec<Value>>(redis).expect("the commands run");
     reading.join().expect("the pull is answered")
 }
@@ -84,6 +86,52 @@ fn what_expires_while_redis_deletes_nothing_is_pulled_afterwards() {
     acknowledge(&mut redis, "pg", &run, entries[0].0);
     assert_eq!(ask_number(&mut redis, &["TANDEM.WAIT", "60000"]), 1);
     assert_eq!(ask_number(&mut redis, &["TANDEM.LINK", "PENDING"]), 0);
+}
+
+/// The first that touches it when Redis deletes again may be anything.
+#[test]
+fn whatever_takes_the_place_of_what_has_expired_leaves_it_to_the_link() {
+    let later = encode(&Revision {
+        version: Version::new(2).expect("a version"),
+        timestamp: Timestamp::new(1_700_000_000_000).expect("a time"),
+        audit: None,
+        body: Body::Live {
+            state: State::default(),
+            content: Content::json(b"[2]", Bounds::MAX).expect("JSON"),
+        },
+    });
+    let commands: [&[&[u8]]; 9] = [
+        &[b"PERSIST", b"brief"],
+        &[b"PEXPIRE", b"brief", b"100000"],
+        &[b"DEL", b"brief"],
+        &[b"SET", b"brief", b"text"],
+        &[b"TANDEM.PUT", b"brief", b"[2]"],
+        &[b"TANDEM.REMOVE", b"brief"],
+        &[b"TANDEM.LINK", b"FETCH", b"brief"],
+        &[b"TANDEM.LINK", b"PUSH", b"pg", b"brief", &later],
+        &[b"SWAPDB", b"0", b"1"],
+    ];
+    for words in commands {
+        let server = Redis::start(Options::in_memory());
+        let mut redis = server.connect();
+        let run = attach(&mut redis, "pg");
+        pulled_in_a_pause(&mut redis, &server, (&run, 0));
+        let mut pipe = ::redis::pipe();
+        pipe.cmd("CLIENT").arg("UNPAUSE");
+        pipe.add_command(words.iter().fold(::redis::Cmd::new(), |mut command, word| {
+            command.arg(*word);
+            command
+        }));
+        pipe.query::<Vec<Value>>(&mut redis).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        let mut entries = Vec::new();
+        wait::until("it is there to be pulled", DEADLINE, || {
+            entries = pull(&mut redis, "pg", &run, 0);
+            entries.iter().any(|(_, id, _)| id == "brief")
+        });
+        let told = contents(&entries);
+        let command = String::from_utf8_lossy(words[0]);
+        assert!(told.contains(&("brief", "[1]".to_owned())), "{command}: {told:?}");
+    }
 }
 
 #[test]
