@@ -4,6 +4,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 use tandem_shared::DigestKey;
 use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
@@ -18,6 +19,7 @@ static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+static REDIS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 static CHECKS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(20);
 static TOMBSTONE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 3600);
 static REPORT_ROWS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -37,6 +39,11 @@ pub fn tls_files() -> TlsFiles {
     let path =
         |setting: &GucSetting<Option<CString>>| Some(text(setting.get())).filter(|path| !path.is_empty());
     TlsFiles { ca: path(&TLS_CA_FILE), cert: path(&TLS_CERT_FILE), key: path(&TLS_KEY_FILE) }
+}
+
+/// How long to wait for Redis to go on.
+pub fn redis_timeout() -> Duration {
+    Duration::from_millis(REDIS_TIMEOUT.get().max(0).unsigned_abs().into())
 }
 
 /// Defines the settings.
@@ -74,6 +81,15 @@ struct Bound {
 
 fn define_bounds() {
     for bound in [
+        Bound {
+            name: c"tandem.redis_timeout",
+            what: c"How long to wait for Redis to accept a connection, or to go on with an answer",
+            more: c"A link whose Redis is silent for longer connects anew.",
+            setting: &REDIS_TIMEOUT,
+            range: 100..=3_600_000,
+            context: GucContext::Sighup,
+            flags: GucFlags::UNIT_MS,
+        },
         Bound {
             name: c"tandem.checks_kept",
             what: c"Runs of checks of each link that tandem.checks and tandem.reports keep",

@@ -3,7 +3,6 @@
 
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 use tandem_tests::guard;
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres as pg;
@@ -11,11 +10,10 @@ use tandem_tests::redis::{self, ask};
 use tandem_tests::sql::{rows, run, value};
 use tandem_tests::wait::{self, DEADLINE};
 
-/// Shorter than a worker waits for an answer of Redis, and so what ends within it did not wait for that.
-const PROMPT: Duration = Duration::from_secs(8);
-
+/// A worker waits longer for an answer of Redis than the tests wait for anything, and so what ends has not waited for it.
 fn start() -> Pair {
-    Pair::with(&pg::Options::default(), redis::Options::in_memory())
+    let settings = vec!["tandem.redis_timeout = '1h'".to_owned()];
+    Pair::with(&pg::Options { settings, ..pg::Options::default() }, redis::Options::in_memory())
 }
 
 /// Redis answers nothing any more, and the worker waits for it.
@@ -40,13 +38,10 @@ fn a_redis_that_hangs_holds_up_no_command_of_the_server() {
     let mut client = pair.sql();
     run(&mut client, "CREATE DATABASE doomed");
     hang(&pair);
-    run(&mut client, &format!("SET statement_timeout = '{}s'", PROMPT.as_secs()));
+    run(&mut client, &format!("SET statement_timeout = '{}s'", DEADLINE.as_secs()));
     run(&mut client, "CREATE DATABASE another");
     run(&mut client, "DROP DATABASE doomed WITH (FORCE)");
-    let before = Instant::now();
     pair.postgres.stop();
-    let took = before.elapsed();
-    assert!(took < PROMPT, "it took {took:?} to stop");
 }
 
 /// The database that a link is in can be dropped, though its worker waits for Redis.
@@ -55,9 +50,9 @@ fn a_redis_that_hangs_does_not_keep_the_database_of_its_link() {
     let pair = start();
     hang(&pair);
     let mut client = pair.postgres.connect_as("postgres", "template1");
-    run(&mut client, &format!("SET statement_timeout = '{}s'", PROMPT.as_secs()));
+    run(&mut client, &format!("SET statement_timeout = '{}s'", DEADLINE.as_secs()));
     // Where the manager of the database is started again in the middle of it, it begins anew.
-    wait::until("the database is dropped", PROMPT, || {
+    wait::until("the database is dropped", DEADLINE, || {
         client.batch_execute("DROP DATABASE postgres WITH (FORCE)").is_ok()
     });
 }
@@ -70,9 +65,7 @@ fn a_check_of_a_redis_that_hangs_can_be_cancelled() {
     let mut client = pair.sql();
     let link = &pair.link;
     run(&mut client, "SET statement_timeout = '500ms'");
-    let before = Instant::now();
     let error = client.batch_execute(&format!("SELECT * FROM tandem.reconcile('{link}', dry_run => true)"));
-    assert!(before.elapsed() < PROMPT, "it ended after {:?}", before.elapsed());
     let error = error.expect_err("a check without an answer");
     assert_eq!(error.code().map(postgres::error::SqlState::code), Some("57014"), "{error:?}");
 }

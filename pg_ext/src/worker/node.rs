@@ -9,6 +9,7 @@ use super::shards::{Shard, Shards};
 use super::transaction::transaction;
 use crate::fault_point::{self, Point};
 use crate::log::Position;
+use crate::settings;
 use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -20,9 +21,12 @@ const PULL_ITEMS: usize = 2000;
 /// Bytes asked for in one pull.
 const PULL_BYTES: usize = 8 << 20;
 /// How long a pull blocks in Redis. Shorter than the socket's time-out.
-const PULL_BLOCK_MS: u64 = 5000;
+const PULL_BLOCK_MS: u64 = 2000;
+
 /// A pull without an answer for so long has lost its connection, or the network says nothing of the loss.
-const PULL_LOST: Duration = Duration::from_millis(PULL_BLOCK_MS + 10_000);
+fn pull_lost() -> Duration {
+    Duration::from_millis(PULL_BLOCK_MS) + settings::redis_timeout()
+}
 
 /// A server.
 pub struct Node {
@@ -82,7 +86,7 @@ impl Node {
     /// Asks for what comes next, unless that is under way. Errors: also if the last answer is long overdue.
     pub fn ask(&mut self, link: &str) -> Result<(), Broken> {
         match self.asked {
-            Some(asked) if asked.elapsed() > PULL_LOST => {
+            Some(asked) if asked.elapsed() > pull_lost() => {
                 Err(Broken("Redis does not answer a pull; the connection is lost".into()))
             }
             Some(_) => Ok(()),

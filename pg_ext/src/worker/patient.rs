@@ -2,6 +2,7 @@
 //! configuration and what the server's other processes ask of it, and loses no reply by any of them.
 
 use super::connection::{Broken, broken};
+use crate::settings;
 use pgrx::pg_sys;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Error, ErrorKind, Read, Write};
@@ -11,9 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// Time to connect, and for each part of a reply.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A set of events to wait for: the latch, sockets, and the death of Postgres' main process.
 pub struct Events {
@@ -102,9 +100,10 @@ impl<S: AsRawFd> Patient<S> {
         Patient { events, position, stream }
     }
 
-    /// Waits until the socket can be read, or written. Errors: in ten seconds it could not.
+    /// Waits until the socket can be read, or written. Errors: in the time that the settings give it could not.
     fn wait(&mut self, event: u32) -> std::io::Result<()> {
-        let end = Instant::now() + TIMEOUT;
+        let timeout = settings::redis_timeout();
+        let end = Instant::now() + timeout;
         self.events.change(self.position, event);
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -112,7 +111,7 @@ impl<S: AsRawFd> Patient<S> {
                 return Ok(());
             }
             if left.is_zero() {
-                let what = format!("no answer within {} s", TIMEOUT.as_secs());
+                let what = format!("no answer within {} ms (tandem.redis_timeout)", timeout.as_millis());
                 return Err(Error::new(ErrorKind::TimedOut, what));
             }
         }
