@@ -236,6 +236,9 @@ CREATE TABLE tandem.checks (
     differences bigint NOT NULL DEFAULT 0,
     repaired bigint NOT NULL DEFAULT 0,
     pending bigint NOT NULL DEFAULT 0,
+    -- Of the ids that differ still: those that one side refuses, and those for which nothing could be done.
+    refused bigint NOT NULL DEFAULT 0,
+    undecided bigint NOT NULL DEFAULT 0,
     ranges bigint NOT NULL DEFAULT 0,
     rounds bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0

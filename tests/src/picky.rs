@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Picky {
     port: u16,
     is_picky: Arc<AtomicBool>,
+    is_lying: Arc<AtomicBool>,
 }
 
 impl Picky {
@@ -19,20 +20,26 @@ impl Picky {
         let port = ports::free();
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port was free a moment ago");
         let is_picky = Arc::new(AtomicBool::new(true));
-        let picky = Arc::clone(&is_picky);
+        let is_lying = Arc::new(AtomicBool::new(false));
+        let (picky, lying) = (Arc::clone(&is_picky), Arc::clone(&is_lying));
         std::thread::spawn(move || {
             for link in listener.incoming().flatten() {
-                let picky = Arc::clone(&picky);
+                let (picky, lying) = (Arc::clone(&picky), Arc::clone(&lying));
                 let Ok(redis) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                std::thread::spawn(move || serve(link, redis, prefix, error, &picky));
+                std::thread::spawn(move || serve(link, redis, (prefix, error), &picky, &lying));
             }
         });
-        Picky { port, is_picky }
+        Picky { port, is_picky, is_lying }
     }
 
     /// The address for `tandem.link`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Gives fingerprints from now on that count one item too many.
+    pub fn lie(&self) {
+        self.is_lying.store(true, Ordering::SeqCst);
     }
 
     /// Refuses nothing from now on.
@@ -42,7 +49,13 @@ impl Picky {
 }
 
 /// Carries commands, each with its reply, until an end closes.
-fn serve(mut link: TcpStream, mut redis: TcpStream, prefix: &str, error: &str, picky: &AtomicBool) {
+fn serve(
+    mut link: TcpStream,
+    mut redis: TcpStream,
+    (prefix, error): (&str, &str),
+    picky: &AtomicBool,
+    lying: &AtomicBool,
+) {
     let (Ok(from_link), Ok(from_redis)) = (link.try_clone(), redis.try_clone()) else { return };
     let (mut from_link, mut from_redis) = (BufReader::new(from_link), BufReader::new(from_redis));
     let mut parser = Parser::new();
@@ -68,6 +81,16 @@ fn serve(mut link: TcpStream, mut redis: TcpStream, prefix: &str, error: &str, p
         let Ok(mut reply) = parser.parse_value(&mut from_redis) else { return };
         if let (Value::Array(answers), false) = (&mut reply, refused.is_empty()) {
             refused.iter().for_each(|place| answers.insert(*place, Value::SimpleString(format!("-{error}"))));
+        }
+        let is_fingerprint = words.get(1).is_some_and(|verb| verb == b"FINGERPRINT");
+        if let (Value::Array(pairs), true) = (&mut reply, is_fingerprint && lying.load(Ordering::SeqCst)) {
+            for pair in pairs {
+                if let Value::Array(parts) = pair
+                    && let Some(Value::Int(count)) = parts.first_mut()
+                {
+                    *count += 1;
+                }
+            }
         }
         let mut bytes = Vec::new();
         encode(&mut bytes, reply);

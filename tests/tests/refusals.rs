@@ -109,6 +109,10 @@ fn a_check_from_sql_goes_on_after_an_item_that_is_refused() {
     let refused = "SELECT count(*) FROM tandem.reports WHERE done = 'refused' AND id LIKE 'bad.%' AND reason = 'not this one'";
     assert_eq!(value::<i64>(&mut client, refused), count);
     assert_eq!(value::<i64>(&mut client, "SELECT tandem.count('good.')"), count);
+    let counted =
+        rows(&mut client, "SELECT refused, undecided, pending FROM tandem.checks ORDER BY run DESC LIMIT 1");
+    let counted: [i64; 3] = [counted[0].get(0), counted[0].get(1), counted[0].get(2)];
+    assert_eq!(counted, [count, 0, 0], "those that are refused have a count of their own");
 }
 
 #[test]
@@ -162,4 +166,29 @@ fn a_redis_that_has_too_few_replicas_is_waited_for() {
     pair.settle_at(2);
     assert_eq!(ask_text(&mut redis, &["TANDEM.GET", "a", "PAYLOAD"]).as_deref(), Some("2"));
     assert_eq!(letters(&mut client, "to_redis"), []);
+}
+
+/// Redis keeps a mark of what Postgres has refused, and Postgres a letter.
+#[test]
+fn a_check_that_brings_what_was_refused_ends_its_refusal() {
+    let pair = start();
+    let (mut client, mut redis) = (pair.sql(), pair.commands());
+    run(&mut client, REFUSE);
+    wait::until("everything is compared", DEADLINE, || {
+        value::<bool>(&mut client, "SELECT state = 'streaming' FROM tandem.links()")
+    });
+    ask(&mut redis, &["TANDEM.PUT", "bad.22000", "1"]);
+    let status =
+        |redis: &mut ::redis::Connection| format!("{:?}", ask(redis, &["TANDEM.STATUS", "bad.22000"]));
+    wait::until_or(
+        DEADLINE,
+        || status(&mut pair.commands()).contains("refused"),
+        || format!("Redis knows that it was refused\n{}", pair.report()),
+    );
+    run(&mut client, "DROP TRIGGER a_refuse ON tandem.items; UPDATE tandem.links SET compare_due = true");
+    pair.settle("the check has brought it", |client, redis| {
+        value::<bool>(client, "SELECT tandem.exists('bad.22000')")
+            && letters(client, "from_redis").is_empty()
+            && status(redis).contains("synced")
+    });
 }

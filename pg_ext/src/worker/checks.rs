@@ -25,7 +25,7 @@ const ABANDON: &str = "UPDATE tandem.checks SET finished_at = clock_timestamp(),
     WHERE link = $1 AND kind <> 'reconcile' AND finished_at IS NULL";
 
 const TELL: &str = "UPDATE tandem.checks SET phase = $2, differences = $3, repaired = $4, pending = $5, ranges = $6, \
-        rounds = $7, bytes = $8 WHERE run = $1";
+        rounds = $7, bytes = $8, refused = $9, undecided = $10 WHERE run = $1";
 
 const FINISH: &str = "UPDATE tandem.checks SET finished_at = clock_timestamp(), answer = $2, reason = $3 \
     WHERE run = $1";
@@ -56,6 +56,8 @@ pub fn tell(run: i64, phase: &str, report: &Report) -> Outcome<()> {
         number(report.ranges).into(),
         number(report.rounds).into(),
         number(report.bytes).into(),
+        number(report.refused_ids).into(),
+        number(report.undecided).into(),
     ];
     Ok(Spi::run_with_args(TELL, &args)?)
 }

@@ -2,7 +2,7 @@
 //! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked for.
 
 use super::connection::Broken;
-use super::peer::read;
+use super::peer::{Named, read};
 use super::session::Own;
 use super::shards::Shards;
 use super::transaction::{savepoint, transaction};
@@ -10,7 +10,7 @@ use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::store::{self, Page};
 use pgrx::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tandem_shared::codec::encode;
 use tandem_shared::request::Operation;
 
@@ -35,6 +35,35 @@ pub fn set_aside(
     Spi::run_with_args(SET_ASIDE, &args)?;
     fault_point::reach(Point::SetAside);
     Ok(())
+}
+
+const OF_REVISIONS: &str = "SELECT d.id FROM tandem.dead_letters d JOIN unnest($2::text[], $3::bytea[]) t (id, revision) \
+        ON d.id = t.id AND d.revision = t.revision \
+    WHERE d.link = $1 AND d.direction = 'from_redis'";
+
+/// The ids of revisions that were set aside for a link, and have been taken now.
+pub fn of_revisions(link: &str, taken: &[Named<'_>]) -> Outcome<HashSet<String>> {
+    let (ids, revisions) = columns_of(taken);
+    Spi::connect(|client| {
+        let mut found = HashSet::new();
+        for row in client.select(OF_REVISIONS, None, &[link.into(), ids.into(), revisions.into()])? {
+            found.extend(row.get::<String>(1)?);
+        }
+        Ok(found)
+    })
+}
+
+const FORGET: &str = "DELETE FROM tandem.dead_letters d USING unnest($2::text[], $3::bytea[]) t (id, revision) \
+    WHERE d.link = $1 AND d.direction = 'from_redis' AND d.id = t.id AND d.revision = t.revision";
+
+/// Forgets the letters of revisions that have been taken.
+pub fn forget(link: &str, taken: &[Named<'_>]) -> Outcome<()> {
+    let (ids, revisions) = columns_of(taken);
+    Ok(Spi::run_with_args(FORGET, &[link.into(), ids.into(), revisions.into()])?)
+}
+
+fn columns_of<'a>(named: &[Named<'a>]) -> (Vec<&'a str>, Vec<Vec<u8>>) {
+    named.iter().map(|(id, revision)| (*id, encode(revision))).unzip()
 }
 
 const REMOVE: &str = "DELETE FROM tandem.dead_letters d WHERE d.seq = $1";

@@ -3,12 +3,14 @@
 use super::repair::Ways;
 use super::shards::Attach;
 use crate::error::Outcome;
-use crate::log::Position;
+use crate::log::{self, Position};
 use crate::planning::read_one;
+use crate::snapshot;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use tandem_shared::error::shown;
 use tandem_shared::link::Scope;
+use tandem_shared::log::Snapshot;
 use tandem_shared::owner::Owner;
 
 /// A link's row.
@@ -76,6 +78,18 @@ impl Link {
     pub fn session(&self, owner: Owner) -> Attach {
         Attach::As { owner, scope: self.scope.clone(), is_check: false }
     }
+}
+
+/// Whether the log holds all that has come since a position. It may not where the link's row is older than the rest of the
+/// database, as one that was restored.
+pub fn is_covered(position: &Position) -> Outcome<bool> {
+    let emptied = log::emptied()?;
+    snapshot::of_this_moment(|| {
+        let seen =
+            Spi::get_one::<String>("SELECT pg_catalog.pg_current_snapshot()::text")?.unwrap_or_default();
+        let snapshot = Snapshot::parse(&seen)?;
+        Ok(position.is_of(&snapshot) && !position.is_truncated(emptied, &snapshot))
+    })
 }
 
 /// A link of which something is noted, as its session knows it.

@@ -2,8 +2,9 @@
 
 use super::link;
 use super::process::begin;
-use super::transaction::transaction;
+use super::transaction::{durable, transaction};
 use super::wait;
+use crate::error::Outcome;
 use crate::fault_point::{self, Point};
 use crate::log::{self, Position};
 use crate::planning::read_one;
@@ -64,6 +65,8 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
                 fault_point::reach(Point::RotationUncommitted);
                 Ok(())
             }));
+            // Where a dump was restored while triggers were off and stayed off.
+            report(durable(c"200ms", take_in));
             report(transaction(|| {
                 read_one::<()>("SELECT tandem.forget_checks($1)", &[settings::checks_kept().into()])
             }));
@@ -75,6 +78,14 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
         start_sessions(&database, &mut no_room_until);
         wait(ROUND);
     }
+}
+
+/// Takes rows that a dump has brought, and that have stayed at the door, on to the items.
+fn take_in() -> Outcome<()> {
+    if Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM tandem.restored_items)")? == Some(true) {
+        Spi::run("SELECT tandem.restore_items()")?;
+    }
+    Ok(())
 }
 
 /// Drops tombstones that are old enough and that every link has taken. Returns how many.

@@ -12,7 +12,7 @@ use tandem_shared::id::Range;
 use tandem_shared::join::order;
 use tandem_shared::link::Scope;
 use tandem_shared::reconcile::{Drift, Entry, Options, Search, SearchError, Verdict};
-use tandem_shared::{DigestKey, Revision};
+use tandem_shared::{DigestKey, Fingerprint, Revision};
 
 /// Ids of a report that are named in the answer of a function.
 const IDS_MAX: usize = 1000;
@@ -28,6 +28,10 @@ pub struct Report {
     pub repaired: u64,
     /// Of the ids that differ still, those on their way: they wait in Redis or in the log for the link, or for a lock.
     pub in_flight: u64,
+    /// Of the ids that differ still, those whose revision one side has refused.
+    pub refused_ids: u64,
+    /// Of the ids that differ still, those for which neither of these is so: nothing could be done about them.
+    pub undecided: u64,
     /// Ids that one side could not read.
     pub unread: u64,
     /// The first of them, with the reason.
@@ -192,6 +196,16 @@ pub trait Books {
     /// Keeps a revision that one side refused.
     fn set_aside(&mut self, refused: Refused) -> Result<(), Broken>;
 
+    /// Those of the ids whose revision the left side has taken now, and had refused before.
+    fn letters_of(&mut self, _taken: &[Named<'_>]) -> Result<HashSet<String>, Broken> {
+        Ok(HashSet::new())
+    }
+
+    /// Forgets that it had.
+    fn forget_letters(&mut self, _taken: &[Named<'_>]) -> Result<(), Broken> {
+        Ok(())
+    }
+
     /// Is told how far the check is.
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken>;
 
@@ -339,12 +353,15 @@ pub fn check_held(
     books: &mut dyn Books,
 ) -> Result<(), Broken> {
     let bytes_before = left.bytes() + right.bytes() - report.bytes;
+    let (ranges, start) = ([range.clone()], range.start.clone());
+    let (before, mut listed) = (right.fingerprints(&ranges)?, Fingerprint::default());
     let mut rest = range;
     loop {
         books.tell("comparing", report)?;
         let page = right.lists(std::slice::from_ref(&rest), HELD_PAGE)?;
         let held = page.into_iter().next().unwrap_or_default();
-        let Some(last) = held.last() else { return Ok(()) };
+        let Some(last) = held.last() else { break };
+        listed = held.iter().fold(listed, |sum, entry| sum + Fingerprint::of(&entry.digest));
         rest = rest.after(&last.id);
         let ids: Vec<String> = held.iter().map(|entry| entry.id.clone()).collect();
         let of_left = left.digests(&task.key, &ids)?;
@@ -358,6 +375,14 @@ pub fn check_held(
             return Ok(());
         }
     }
+    // Where nothing has moved meanwhile, what is listed is what the hash is made of.
+    if right.fingerprints(&ranges)? == before && before.first() != Some(&listed) {
+        report.unexplained = Some(format!(
+            "the hash that {} gives from {:?} on is not that of what it lists; TANDEM.VERIFY says where",
+            task.names.1, start
+        ));
+    }
+    Ok(())
 }
 
 /// Mends ids a page at a time. False when the bound was reached before all were handled.
@@ -438,6 +463,7 @@ fn page_of(
             differing.iter().filter_map(|(id, _)| Some((id.as_str(), of_right.remove(id)?))).collect();
         let answers = left.join(&revisions)?;
         keep_losers(left, right, &revisions, &answers, &of_left, books)?;
+        tell_taken(right, task, &revisions, &answers, books)?;
         settle(&revisions, answers, Side::Left, &mut fates, &mut refused);
         fault_point::reach(Point::CheckPulled);
     }
@@ -466,6 +492,10 @@ fn page_of(
     report.differences += differing.len() as u64;
     report.repaired += (differing.len() - still.len()) as u64;
     report.in_flight += on_their_way.len() as u64;
+    let is_refused = |id: &&&str| fates.get(**id).is_some_and(|fate| fate.done == Some("refused"));
+    let (refused, others): (Vec<&&str>, Vec<&&str>) = still.iter().partition(is_refused);
+    report.refused_ids += refused.len() as u64;
+    report.undecided += others.iter().filter(|id| !on_their_way.contains(***id)).count() as u64;
     let room = IDS_MAX.saturating_sub(report.ids.len());
     report.ids.extend(differing.iter().take(room).map(|(id, _)| id.clone()));
     let room = settings::report_rows_max().saturating_sub(report.rows.len());
@@ -477,6 +507,31 @@ fn page_of(
         Row { id: id.clone(), differed, done: done.unwrap_or("nothing"), reason }
     }));
     Ok(later.into_iter().collect())
+}
+
+/// Tells the right side of revisions that the left one has taken and had refused before: it keeps a mark of those.
+fn tell_taken(
+    right: &mut dyn Peer,
+    task: &Task,
+    revisions: &[Named<'_>],
+    answers: &[Answer],
+    books: &mut dyn Books,
+) -> Result<(), Broken> {
+    let answered = revisions.iter().zip(answers);
+    let mut taken: Vec<Named<'_>> =
+        answered.filter(|(_, answer)| answer.is_ok()).map(|(named, _)| named.clone()).collect();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let refused = books.letters_of(&taken)?;
+    taken.retain(|(id, _)| refused.contains(*id));
+    if !taken.is_empty() {
+        if task.ways.to_right {
+            right.join(&taken)?;
+        }
+        books.forget_letters(&taken)?;
+    }
+    Ok(())
 }
 
 /// Keeps what has lost on the left side by a join there, though nobody has seen it yet: a revision of the right side that still

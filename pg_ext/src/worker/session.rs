@@ -12,7 +12,7 @@ use super::letters;
 use super::link::{self, Link, Noted};
 use super::locks::{Kind, Lock};
 use super::node::Node;
-use super::peer::{Here, Local, read};
+use super::peer::{Here, Local, Named, read};
 use super::process::{begin, interrupts};
 use super::reader::wait_for_fills;
 use super::remote::{Pulled, owner};
@@ -169,6 +169,14 @@ impl Books for Progress<'_> {
         set_aside(self.link, &id, direction, Some(revision), &reason)
     }
 
+    fn letters_of(&mut self, taken: &[Named<'_>]) -> Result<HashSet<String>, Broken> {
+        Own.run(|| letters::of_revisions(self.link, taken))
+    }
+
+    fn forget_letters(&mut self, taken: &[Named<'_>]) -> Result<(), Broken> {
+        Own.run(|| letters::forget(self.link, taken))
+    }
+
     fn tell(&mut self, phase: &'static str, report: &Report) -> Result<(), Broken> {
         if self.told.is_some_and(|(told, at)| told == phase && at.elapsed() < LOOK) {
             return Ok(());
@@ -204,11 +212,13 @@ impl Session {
         Node::follow(&mut nodes, &talk, &self.name)?;
         fault_point::reach(Point::Attached);
         let is_fresh = talk.iter().any(|shard| shard.is_fresh);
-        let is_due = is_fresh || link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
-        let mut owed = is_due.then_some(Owed::Everything);
-        if is_fresh {
+        // What is not in the log any more can only be compared.
+        let is_covered = transaction(|| link::is_covered(&link.position))?;
+        if is_fresh || (link.ways.to_right && !is_covered) {
             self.owe_check(&mut link)?;
         }
+        let is_due = link.needs_check || link.run.as_deref() != Some(talk.describe().as_str());
+        let mut owed = is_due.then_some(Owed::Everything);
         if owed.is_none() && (link.compare_due || self.roots_differ(&mut talk, &link)?) {
             owed = Some(Owed::Slots(HashSet::new()));
         }

@@ -74,7 +74,10 @@ impl std::fmt::Display for Failed {
 pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     let work = AssertUnwindSafe(work);
     PgTryBuilder::new(AssertUnwindSafe(move || {
-        let work = AssertUnwindSafe(move || crate::error::answer({ work }.0()));
+        let work = AssertUnwindSafe(move || {
+            hold_extension();
+            crate::error::answer({ work }.0())
+        });
         let value = BackgroundWorker::transaction(work);
         // Vacuum and analyze go by what every process tells; backends do so when they become idle.
         // SAFETY: no transaction is open.
@@ -84,6 +87,20 @@ pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     .catch_others(|error| Err(rolled_back(&error)))
     .catch_rust_panic(|error| Err(rolled_back(&error)))
     .execute()
+}
+
+/// Keeps the extension from being dropped until the present transaction ends. DROP EXTENSION locks the extension first and
+/// then one table after another; a worker that has a table then would wait for the next one, and one of the two would
+/// have to fail.
+fn hold_extension() {
+    // SAFETY: inside a transaction, of which this is the first lock; whoever drops the extension is waited for.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"tandem".as_ptr(), true);
+        if extension != pg_sys::InvalidOid {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, lock);
+        }
+    }
 }
 
 /// As [`transaction`], for what is acknowledged elsewhere when it has committed: it is on this server's disk then, whatever
