@@ -86,7 +86,7 @@ pub fn is_covered(position: &Position) -> Outcome<bool> {
     let emptied = log::emptied()?;
     snapshot::of_this_moment(|| {
         let seen =
-            Spi::get_one::<String>("SELECT pg_catalog.pg_current_snapshot()::text")?.unwrap_or_default();
+            read_one::<String>("SELECT pg_catalog.pg_current_snapshot()::text", &[])?.unwrap_or_default();
         let snapshot = Snapshot::parse(&seen)?;
         Ok(position.is_of(&snapshot) && !position.is_truncated(emptied, &snapshot))
     })

@@ -82,7 +82,7 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
 
 /// Takes rows that a dump has brought, and that have stayed at the door, on to the items.
 fn take_in() -> Outcome<()> {
-    if Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM tandem.restored_items)")? == Some(true) {
+    if read_one::<bool>("SELECT EXISTS (SELECT FROM tandem.restored_items)", &[])? == Some(true) {
         Spi::run("SELECT tandem.restore_items()")?;
     }
     Ok(())
