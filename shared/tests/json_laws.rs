@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use serde_json::Value;
-use tandem_shared::content::canonicalize;
+use tandem_shared::Content;
+use tandem_shared::content::{Bounds, Builder, canonicalize, measure};
 
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -134,4 +135,67 @@ fn agree(text: &[u8]) -> Result<(), TestCaseError> {
         || theirs.as_ref().is_err_and(|error| error.to_string().contains("out of range"));
     prop_assert!(bounds_differ || ours.is_ok() == theirs.is_ok(), "{:?}\n{:?}", ours, theirs);
     Ok(())
+}
+
+/// Writes a value part by part, members in reverse order.
+fn build(value: &Value, to: &mut Builder) -> Option<()> {
+    match value {
+        Value::Null => to.word(b"null"),
+        Value::Bool(true) => to.word(b"true"),
+        Value::Bool(false) => to.word(b"false"),
+        Value::Number(number) => to.stored_number(number.to_string().as_bytes())?,
+        Value::String(text) => to.string(text),
+        Value::Array(elements) => {
+            to.open_array()?;
+            for (at, element) in elements.iter().enumerate() {
+                if at > 0 {
+                    to.comma();
+                }
+                build(element, to)?;
+            }
+            to.close_array();
+        }
+        Value::Object(members) => {
+            let object = to.open_object()?;
+            for (at, (key, member)) in members.iter().rev().enumerate() {
+                if at > 0 {
+                    to.comma();
+                }
+                let key = to.key(key);
+                build(member, to)?;
+                to.end_member(key);
+            }
+            to.close_object(object);
+        }
+    }
+    Some(())
+}
+
+proptest! {
+    #[test]
+    fn a_value_has_one_form_whether_it_comes_as_text_or_in_parts(value in json()) {
+        let mut builder = Builder::new(128, 0);
+        builder.string("what was written before");
+        builder.restart();
+        prop_assert!(build(&value, &mut builder).is_some());
+        let hash = builder.payload_hash(Bounds::MAX).unwrap();
+        let text = value.to_string();
+        prop_assert_eq!(hash, *Content::json(text.as_bytes(), Bounds::MAX).unwrap().payload_hash());
+        prop_assert_eq!(builder.finish(), measure(text.as_bytes(), 128).unwrap());
+    }
+}
+
+#[test]
+fn parts_are_bounded_as_text_is() {
+    let nested = |depth: usize| (0..depth).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+    assert!(build(&nested(128), &mut Builder::new(128, 0)).is_some());
+    assert!(build(&nested(129), &mut Builder::new(128, 0)).is_none());
+    let mut builder = Builder::new(128, 0);
+    builder.open_array();
+    assert!(builder.stored_number(b"1.00").is_some());
+    builder.close_array();
+    assert!(builder.payload_hash(Bounds { content_bytes: 3, printed_bytes: 6 }).is_ok());
+    assert!(builder.payload_hash(Bounds { content_bytes: 3, printed_bytes: 5 }).is_err());
+    assert!(builder.payload_hash(Bounds { content_bytes: 2, printed_bytes: 6 }).is_err());
+    assert!(builder.stored_number(b"1x").is_none());
 }

@@ -1,10 +1,12 @@
 //! Content of an item: canonical JSON, or binary.
 
+mod builder;
 mod json;
 mod merge;
 mod number;
 
-pub use json::{Canonical, canonicalize, measure};
+pub use builder::{Builder, Canonical, Key, Object};
+pub use json::{canonicalize, measure};
 pub use merge::merge;
 
 use crate::digest::PayloadHash;
