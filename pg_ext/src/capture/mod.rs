@@ -5,6 +5,8 @@
 //! triggers of others have made of it, and notes the change in the log and the tombstones. TRUNCATE shows no rows, so
 //! they are read from the table before it is emptied.
 
+mod jsonb;
+mod lookup;
 mod row;
 mod tombstones;
 mod tuple;
@@ -14,14 +16,15 @@ use crate::log::{self, Change};
 use crate::planning;
 use crate::settings;
 use crate::store;
+pub use lookup::{Seen, Table};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 use std::rc::Rc;
 use tandem_shared::{ContentType, Digest, Error, Fingerprint, Version};
 use tombstones::{Arrival, Settled};
 pub use tombstones::{Removal, of_ids as tombstones_of};
-pub use tuple::table_of_tandem;
-use tuple::{Call, Columns, Row, is_replica, same};
+use tuple::{Call, is_replica, same};
+pub use tuple::{Columns, Row, id_column, noted_of_table, table_of_tandem, with_json_text};
 
 /// The trigger before a row is stored. Triggers fire in the order of their names, and it is to be the last.
 pub const ROW_TRIGGER: &CStr = c"zz_tandem_row";
@@ -226,7 +229,7 @@ fn emptied(call: &Call<'_>) -> Outcome<()> {
                 break;
             }
             pg_sys::check_for_interrupts!();
-            let row = Row { tuple, shape: (*table).rd_att };
+            let row = Row::of(tuple, (*table).rd_att);
             if let Some(was) = Shared::of(columns, &row)? {
                 removed(columns, &was)?;
             }

@@ -1,7 +1,10 @@
-//! The row trigger before a row is stored: what plain DML and COPY write gets its version, timestamp and hash, and what
-//! tandem's own functions write is checked to be what they decided. It runs once a row, and for an upsert twice; so it
+//! The row trigger before a row is stored: what plain DML and COPY write gets its version, timestamp and hash,
+//! and what
+//! tandem's own functions write is checked to be what they decided. It runs once a row, and for an upsert
+//! twice; so it
 //! reads the tuple where it lies, hashes only content that is new to the row, and remembers the content hashed last.
 
+use super::jsonb;
 use super::tombstones;
 use super::tuple::{Call, Columns, Row, detoasted, is_replica, same, with_json_text};
 use crate::error::Outcome;
@@ -9,9 +12,10 @@ use crate::settings;
 use crate::store::{self, Became, Decided};
 use pgrx::prelude::*;
 use std::cell::RefCell;
-use tandem_shared::content::Bounds;
+use tandem_shared::content::{Bounds, Builder};
 use tandem_shared::decide::{check_locality, decide_row};
 use tandem_shared::id::{check_id, utf8};
+use tandem_shared::limits::JSON_DEPTH_MAX;
 use tandem_shared::{
     Audit, Content, ContentType, Error, Head, LiveHead, PayloadHash, Result, State, Timestamp, Version,
 };
@@ -156,7 +160,7 @@ fn inserted(columns: &Columns, old: Option<&Row>, new: &Row) -> Outcome<Written>
 }
 
 /// The version of the tombstone under a row's id.
-fn below(columns: &Columns, row: &Row) -> Result<Option<i64>> {
+fn below(columns: &Columns, row: &Row) -> Outcome<Option<i64>> {
     row.datum(columns.id).map_or(Ok(None), tombstones::version_of)
 }
 
@@ -199,7 +203,8 @@ fn updated(columns: &Columns, old: &Row, new: &Row) -> Outcome<Written> {
     })
 }
 
-/// A row that is written in the part of a replica, as logical replication does: it has version and timestamp from where
+/// A row that is written in the part of a replica, as logical replication does: it has version and timestamp
+/// from where
 /// it was decided and is refused for neither. Its hash is made here, so that it is that of the content; and where the
 /// content is new and the version is not, nobody has decided: it counts on.
 fn replicated(columns: &Columns, old: Option<&Row>, new: &Row) -> Outcome<Written> {
@@ -274,6 +279,22 @@ pub fn hash_of_content(columns: &Columns, row: &Row) -> Result<PayloadHash> {
     hash_within(columns, row, settings::content_bounds())
 }
 
+/// The hash of a `jsonb`, read where it lies; through its text what is nested too deep, to be refused where
+/// that is, and
+/// the rare number that is long.
+fn hash_of_json(datum: pg_sys::Datum, content: &[u8], bounds: Bounds) -> Result<PayloadHash> {
+    thread_local! {
+        static BUILDER: RefCell<Option<Builder>> = const { RefCell::new(None) };
+    }
+    let mut builder = BUILDER.take().unwrap_or_else(|| Builder::new(JSON_DEPTH_MAX, content.len()));
+    builder.restart();
+    let hash = jsonb::write(content, &mut builder).map(|()| builder.payload_hash(bounds));
+    if content.len() <= REMEMBERED_BYTES_MAX {
+        BUILDER.set(Some(builder));
+    }
+    hash.unwrap_or_else(|| with_json_text(datum, |text| Ok(*Content::of_jsonb(text, bounds)?.payload_hash())))
+}
+
 fn hash_within(columns: &Columns, row: &Row, bounds: Bounds) -> Result<PayloadHash> {
     thread_local! {
         static LAST: RefCell<Option<Hashed>> = const { RefCell::new(None) };
@@ -300,7 +321,7 @@ fn hash_within(columns: &Columns, row: &Row, bounds: Bounds) -> Result<PayloadHa
         return Ok(hash);
     }
     let hash = if is_json {
-        with_json_text(datum, |text| Ok(*Content::of_jsonb(text, bounds)?.payload_hash()))?
+        hash_of_json(datum, content, bounds)?
     } else {
         *Content::binary(content, bounds)?.payload_hash()
     };

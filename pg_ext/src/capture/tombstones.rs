@@ -1,14 +1,17 @@
 //! Table `tandem.tombstones` as capture reads and writes it: without SPI, which would cost as much as all else in a
 //! trigger together, and as tandem itself, whoever writes the item.
 //!
-//! A row and a tombstone of one id must not both stay. Who brings a row under an id that had none looks for a tombstone
+//! A row and a tombstone of one id must not both stay. Who brings a row under an id that had none looks for a
+//! tombstone
 //! after the row is in, also at those of transactions that are still running, and waits for these; who stores a
 //! tombstone of an id that has no row looks for rows after it, likewise. So at least one of two that meet sees the
 //! other.
 
-use super::tuple::{table_of_tandem, with_json_text};
+use super::lookup::{Seen, Table};
+use super::tuple::{id_column, with_json_text};
 use crate::error::Outcome;
 use crate::planning;
+use crate::snapshot;
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -16,65 +19,37 @@ use tandem_shared::error::shown;
 use tandem_shared::id::utf8;
 use tandem_shared::{Audit, Error, Result, Version};
 
-/// The table, open and locked until the end of the transaction.
-struct Table(pg_sys::Relation);
+/// The column of the id in the table of tombstones.
+const ID: i16 = 1;
 
-impl Table {
-    fn open(lock: u32) -> Result<Table> {
-        let number = table_of_tandem(c"tombstones")?;
-        // SAFETY: the table is there; it is closed on drop, and by the transaction's end after an error.
-        Ok(Table(unsafe { pg_sys::table_open(number, lock as pg_sys::LOCKMODE) }))
-    }
-
-    /// Whether the table has no page: there can be no row then.
-    fn is_empty(&self) -> bool {
-        // SAFETY: the table is open.
-        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, pg_sys::ForkNumber::MAIN_FORKNUM) == 0 }
-    }
-
-    /// The row of an id in a snapshot.
-    fn find(&self, id: pg_sys::Datum, snapshot: pg_sys::Snapshot) -> Option<Tombstone> {
-        // SAFETY: the table is made by this extension and has (id text, version bigint, timestamp bigint, …), with the
-        // primary key on id in the C collation; the scan ends here, and what is kept of the tuple is copied.
-        unsafe {
-            let mut key = pg_sys::ScanKeyData::default();
-            let equal = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
-            pg_sys::ScanKeyInit(&mut key, 1, equal, pg_sys::Oid::from(pg_sys::F_TEXTEQ), id);
-            key.sk_collation = pg_sys::C_COLLATION_OID;
-            let index = pg_sys::RelationGetPrimaryKeyIndex(self.0);
-            let scan = pg_sys::systable_beginscan(self.0, index, true, snapshot, 1, &mut key);
-            let tuple = pg_sys::systable_getnext(scan);
-            let found = (!tuple.is_null()).then(|| {
-                let number = |column| {
-                    NonZeroUsize::new(column)
-                        .and_then(|column| pgrx::htup::heap_getattr_raw(tuple, column, (*self.0).rd_att))
-                        .map_or(0, |value| value.value() as i64)
-                };
-                let header = &*(*tuple).t_data;
-                let is_frozen =
-                    u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
-                let audit = NonZeroUsize::new(4)
-                    .and_then(|column| pgrx::htup::heap_getattr_raw(tuple, column, (*self.0).rd_att))
-                    .and_then(|audit| with_json_text(audit, |text| Ok(utf8("audit", text)?.to_owned())).ok());
-                Tombstone {
-                    version: number(2),
-                    timestamp: number(3),
-                    audit,
-                    place: (*tuple).t_self,
-                    made_by: (!is_frozen).then_some(header.t_choice.t_heap.t_xmin),
-                }
-            });
-            pg_sys::systable_endscan(scan);
-            found
-        }
-    }
+fn table(lock: u32) -> Result<Table> {
+    Table::of_tandem(c"tombstones", lock)
 }
 
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: opened in `open`; the lock stays until the transaction ends.
-        unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as pg_sys::LOCKMODE) };
-    }
+/// The tombstone of an id in a snapshot.
+fn find(table: &Table, id: pg_sys::Datum, snapshot: pg_sys::Snapshot) -> Outcome<Option<Tombstone>> {
+    // SAFETY: the table is made by this extension and has (id text, version bigint, timestamp bigint, audit
+    // jsonb); what is
+    // kept of the tuple is copied.
+    table.find(ID, id, snapshot, |tuple| unsafe {
+        let value = |column| {
+            let column = NonZeroUsize::new(column)?;
+            pgrx::htup::heap_getattr_raw(tuple, column, (*table.0).rd_att)
+        };
+        let number = |column| value(column).map_or(0, |value| value.value() as i64);
+        let header = &*(*tuple).t_data;
+        let is_frozen = u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
+        let audit = value(4)
+            .map(|audit| with_json_text(audit, |text| Ok(utf8("audit", text)?.to_owned())))
+            .transpose()?;
+        Ok(Tombstone {
+            version: number(2),
+            timestamp: number(3),
+            audit,
+            place: (*tuple).t_self,
+            made_by: (!is_frozen).then_some(header.t_choice.t_heap.t_xmin),
+        })
+    })
 }
 
 struct Tombstone {
@@ -120,18 +95,23 @@ pub struct Removal {
 }
 
 /// The tombstones of ids, each beside its id.
-pub fn of_ids<'a>(ids: &[&'a str]) -> Result<Vec<(&'a str, Removal)>> {
-    let table = Table::open(pg_sys::AccessShareLock)?;
-    if ids.is_empty() || table.is_empty() {
+pub fn of_ids<'a>(ids: &[&'a str]) -> Outcome<Vec<(&'a str, Removal)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let table = table(pg_sys::AccessShareLock)?;
+    if table.is_empty() {
         return Ok(Vec::new());
     }
     let seen = Seen::now();
-    let found = |id: &&'a str| {
-        let found = table.find(id.into_datum()?, seen.0)?;
-        let Tombstone { version, timestamp, audit, .. } = found;
-        Some((*id, Removal { version, timestamp, audit }))
-    };
-    Ok(ids.iter().filter_map(found).collect())
+    let mut removals = Vec::new();
+    for id in ids {
+        let Some(datum) = id.into_datum() else { continue };
+        if let Some(Tombstone { version, timestamp, audit, .. }) = find(&table, datum, seen.0)? {
+            removals.push((*id, Removal { version, timestamp, audit }));
+        }
+    }
+    Ok(removals)
 }
 
 thread_local! {
@@ -151,35 +131,24 @@ fn transaction() -> u32 {
 }
 
 /// The version of the tombstone of an id (a text), for a row that is about to come. Whether
-/// there is any tombstone at all is looked up once a transaction: what is removed meanwhile is found once the row is in.
-pub fn version_of(id: pg_sys::Datum) -> Result<Option<i64>> {
+/// there is any tombstone at all is looked up once a transaction: what is removed meanwhile is found once the
+/// row is in.
+pub fn version_of(id: pg_sys::Datum) -> Outcome<Option<i64>> {
     let transaction = transaction();
     if EMPTY_IN.get() == transaction {
         return Ok(None);
     }
-    let table = Table::open(pg_sys::AccessShareLock)?;
+    let table = table(pg_sys::AccessShareLock)?;
     if table.is_empty() {
         EMPTY_IN.set(transaction);
         return Ok(None);
     }
-    Ok(table.find(id, Seen::now().0).map(|found| found.version))
+    Ok(find(&table, id, Seen::now().0)?.map(|found| found.version))
 }
 
-/// The newest snapshot that the transaction may use.
-struct Seen(pg_sys::Snapshot);
-
-impl Seen {
-    fn now() -> Seen {
-        // SAFETY: inside a transaction; released on drop, and by the transaction's end after an error.
-        Seen(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
-    }
-}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        // SAFETY: registered in `now`.
-        unsafe { pg_sys::UnregisterSnapshot(self.0) };
-    }
+/// Whoever is making or ending the row that a look at everything has found.
+fn running(dirty: &pg_sys::SnapshotData) -> Option<pg_sys::TransactionId> {
+    [dirty.xmin, dirty.xmax].into_iter().find(|xid| *xid != pg_sys::InvalidTransactionId)
 }
 
 /// What a row that has come must do for the tombstone of its id.
@@ -209,12 +178,12 @@ pub struct Arrival<'a> {
 /// Ends the tombstone of an id to which a row has come. Errors: a failed serialization where the row may not count on
 /// from it.
 pub fn settle(arrival: &Arrival<'_>) -> Outcome<Settled> {
-    let table = Table::open(pg_sys::RowExclusiveLock)?;
+    let table = table(pg_sys::RowExclusiveLock)?;
     if table.is_empty() {
         return Ok(Settled::Nothing);
     }
     loop {
-        let Some(found) = committed(&table, arrival.datum) else { return Ok(Settled::Nothing) };
+        let Some(found) = committed(&table, arrival.datum)? else { return Ok(Settled::Nothing) };
         let wins = arrival.always_wins
             || found.version < arrival.version
             || arrival.over == Some((found.version, found.timestamp));
@@ -233,12 +202,11 @@ pub fn settle(arrival: &Arrival<'_>) -> Outcome<Settled> {
 }
 
 /// The tombstone of an id once nobody is making or ending one.
-fn committed(table: &Table, id: pg_sys::Datum) -> Option<Tombstone> {
+fn committed(table: &Table, id: pg_sys::Datum) -> Outcome<Option<Tombstone>> {
     loop {
         let mut dirty = snapshot_of(pg_sys::SnapshotType::SNAPSHOT_DIRTY);
-        let found = table.find(id, &mut dirty)?;
-        let running = [dirty.xmin, dirty.xmax].into_iter().find(|xid| *xid != pg_sys::InvalidTransactionId);
-        let Some(running) = running else { return Some(found) };
+        let Some(found) = find(table, id, &mut dirty)? else { return Ok(None) };
+        let Some(running) = running(&dirty) else { return Ok(Some(found)) };
         wait_for(running, table.0, found.place);
     }
 }
@@ -269,10 +237,10 @@ fn delete(table: &Table, mut place: pg_sys::ItemPointerData) -> bool {
 
 /// Stores the tombstone of an item whose row is deleted in this transaction.
 pub fn put(id: pg_sys::Datum, version: i64, timestamp: i64, audit: Option<&Audit>) -> Outcome<()> {
-    let table = Table::open(pg_sys::RowExclusiveLock)?;
+    let table = table(pg_sys::RowExclusiveLock)?;
     EMPTY_IN.set(0);
     let mut own = snapshot_of(pg_sys::SnapshotType::SNAPSHOT_SELF);
-    let before = if table.is_empty() { None } else { table.find(id, &mut own) };
+    let before = if table.is_empty() { None } else { find(&table, id, &mut own)? };
     if before.as_ref().is_some_and(|before| before.version >= version) {
         return Ok(());
     }
@@ -344,31 +312,22 @@ fn tables_of_items() -> Outcome<Vec<pg_sys::Oid>> {
 }
 
 fn has_row_in(table: pg_sys::Oid, id: &str, datum: pg_sys::Datum) -> Outcome<bool> {
-    // SAFETY: the table is one of items, whose primary key is on id in the C collation, its first column; it is opened
-    // and locked here and closed at the end, or by the transaction's end after an error.
-    unsafe {
-        let table = Table(pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE));
-        let mut key = pg_sys::ScanKeyData::default();
-        let equal = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
-        pg_sys::ScanKeyInit(&mut key, 1, equal, pg_sys::Oid::from(pg_sys::F_TEXTEQ), datum);
-        key.sk_collation = pg_sys::C_COLLATION_OID;
-        let index = pg_sys::RelationGetPrimaryKeyIndex(table.0);
-        loop {
-            let mut dirty = snapshot_of(pg_sys::SnapshotType::SNAPSHOT_DIRTY);
-            let scan = pg_sys::systable_beginscan(table.0, index, true, &mut dirty, 1, &mut key);
-            let tuple = pg_sys::systable_getnext(scan);
-            let found = (!tuple.is_null()).then(|| (*tuple).t_self);
-            pg_sys::systable_endscan(scan);
-            let Some(place) = found else { return Ok(false) };
-            let running =
-                [dirty.xmin, dirty.xmax].into_iter().find(|xid| *xid != pg_sys::InvalidTransactionId);
-            match running {
-                Some(running) => wait_for(running, table.0, place),
-                None if pg_sys::XactIsoLevel > pg_sys::XACT_READ_COMMITTED as i32 => {
-                    return Err(Error::raced(format!("item {}", shown(id)), "was put").into());
-                }
-                None => return Ok(true),
+    // SAFETY: the table was just found; one that is dropped meanwhile is an error.
+    let table = unsafe { Table::open(table, pg_sys::AccessShareLock) };
+    let column = id_column(table.0)?;
+    loop {
+        let mut dirty = snapshot_of(pg_sys::SnapshotType::SNAPSHOT_DIRTY);
+        // SAFETY: a tuple that was found has a place.
+        let Some(place) = table.find(column, datum, &mut dirty, |tuple| Ok(unsafe { (*tuple).t_self }))?
+        else {
+            return Ok(false);
+        };
+        match running(&dirty) {
+            Some(running) => wait_for(running, table.0, place),
+            None if snapshot::is_of_one_moment() => {
+                return Err(Error::raced(format!("item {}", shown(id)), "was put").into());
             }
+            None => return Ok(true),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Rows of tables of items as a trigger meets them, read where they lie.
 
+use crate::error::Outcome;
 use pgrx::prelude::*;
 use pgrx::varlena::{varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice, varsize_any};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::num::NonZeroUsize;
 use tandem_shared::id::utf8;
 use tandem_shared::{Error, Result};
 
@@ -55,7 +55,15 @@ pub struct Columns {
 thread_local! {
     /// What is known of tables of items, until Postgres says that a table has changed.
     static KNOWN: RefCell<HashMap<pg_sys::Oid, Columns>> = RefCell::default();
-    static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
+    /// The same of tandem's own tables.
+    static OWN: RefCell<Vec<OwnTable>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A table of tandem's, and a number that was read from its one row.
+struct OwnTable {
+    name: &'static CStr,
+    number: pg_sys::Oid,
+    noted: Option<i64>,
 }
 
 /// Called by Postgres when the description of a table has changed, or of all.
@@ -68,6 +76,20 @@ unsafe extern "C-unwind" fn forget_table(_argument: pg_sys::Datum, table: pg_sys
             known.remove(&table);
         }
     });
+    OWN.with_borrow_mut(|own| {
+        own.retain(|own| table != pg_sys::InvalidOid && own.number != table);
+    });
+}
+
+/// Has Postgres tell of changed tables. What is kept of them must not be kept before.
+fn listen() {
+    thread_local! {
+        static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
+    }
+    if !IS_LISTENING.replace(true) {
+        // SAFETY: the callback lives as long as the library, which is never unloaded.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget_table), pg_sys::Datum::from(0)) };
+    }
 }
 
 impl Columns {
@@ -79,10 +101,7 @@ impl Columns {
         if let Some(columns) = KNOWN.with_borrow(|known| known.get(&oid).copied()) {
             return Ok(columns);
         }
-        if !IS_LISTENING.replace(true) {
-            // SAFETY: the callback lives as long as the library, which is never unloaded.
-            unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget_table), pg_sys::Datum::from(0)) };
-        }
+        listen();
         if !is_items(table)? {
             return Err(Error::invalid(
                 "this trigger function",
@@ -141,7 +160,12 @@ fn is_items(table: pg_sys::Relation) -> Result<bool> {
 }
 
 /// The number of one of tandem's own tables. Errors: `CORRUPT` where it is not there.
-pub fn table_of_tandem(name: &CStr) -> Result<pg_sys::Oid> {
+pub fn table_of_tandem(name: &'static CStr) -> Result<pg_sys::Oid> {
+    let known = |own: &Vec<OwnTable>| own.iter().find(|own| own.name == name).map(|own| own.number);
+    if let Some(number) = OWN.with_borrow(known) {
+        return Ok(number);
+    }
+    listen();
     // SAFETY: looks names up.
     let table = unsafe {
         let schema = pg_sys::get_namespace_oid(c"tandem".as_ptr(), true);
@@ -150,20 +174,59 @@ pub fn table_of_tandem(name: &CStr) -> Result<pg_sys::Oid> {
     if table == pg_sys::InvalidOid {
         return Err(Error::corrupt("schema tandem", format!("it has no table {}", name.to_string_lossy())));
     }
+    OWN.with_borrow_mut(|own| own.push(OwnTable { name, number: table, noted: None }));
     Ok(table)
 }
 
-/// A tuple of a table of items.
+/// The number of the id's column in a table of items.
+pub fn id_column(table: pg_sys::Relation) -> Result<i16> {
+    let column = Columns::of(table)?.id;
+    i16::try_from(column).map_err(|_| Error::corrupt("a table of items", "it has too many columns"))
+}
+
+/// What `read` reads from a table of tandem's, read again only when Postgres has been told that the table has changed.
+pub fn noted_of_table(name: &'static CStr, read: impl FnOnce() -> Outcome<i64>) -> Outcome<i64> {
+    table_of_tandem(name)?;
+    let noted = |own: &Vec<OwnTable>| own.iter().find(|own| own.name == name).and_then(|own| own.noted);
+    if let Some(noted) = OWN.with_borrow(noted) {
+        return Ok(noted);
+    }
+    let noted = read()?;
+    OWN.with_borrow_mut(|own| {
+        if let Some(own) = own.iter_mut().find(|own| own.name == name) {
+            own.noted = Some(noted);
+        }
+    });
+    Ok(noted)
+}
+
+/// A tuple of a table of items, taken apart once: a call of the server for each value that is looked at took as long as
+/// all that is decided with them.
 pub struct Row {
     pub tuple: pg_sys::HeapTuple,
     pub shape: pg_sys::TupleDesc,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
 }
 
 impl Row {
+    /// Takes a tuple apart. What it hands out lives as long as the tuple.
+    ///
+    /// # Safety
+    /// The tuple must have this shape.
+    pub unsafe fn of(tuple: pg_sys::HeapTuple, shape: pg_sys::TupleDesc) -> Row {
+        // SAFETY: there is room for as many values as the shape has columns.
+        unsafe {
+            let count = usize::try_from((*shape).natts).unwrap_or(0);
+            let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); count], vec![true; count]);
+            pg_sys::heap_deform_tuple(tuple, shape, values.as_mut_ptr(), nulls.as_mut_ptr());
+            Row { tuple, shape, values, nulls }
+        }
+    }
+
     pub fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
-        let number = usize::try_from(column).ok().and_then(NonZeroUsize::new)?;
-        // SAFETY: the tuple has this shape, and the number is one of its columns.
-        unsafe { pgrx::htup::heap_getattr_raw(self.tuple, number, self.shape) }
+        let at = usize::try_from(column).ok()?.checked_sub(1)?;
+        if *self.nulls.get(at)? { None } else { self.values.get(at).copied() }
     }
 
     pub fn is_null(&self, column: i32) -> bool {
@@ -249,8 +312,8 @@ impl Call<'_> {
     }
 
     fn row(&self, tuple: pg_sys::HeapTuple) -> Row {
-        // SAFETY: the relation is open for as long as its trigger runs.
-        Row { tuple, shape: unsafe { (*self.data.tg_relation).rd_att } }
+        // SAFETY: the relation is open for as long as its trigger runs, and the tuple is one of it.
+        unsafe { Row::of(tuple, (*self.data.tg_relation).rd_att) }
     }
 
     fn event(&self) -> u32 {

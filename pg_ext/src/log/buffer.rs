@@ -164,8 +164,7 @@ fn write(entries: &[&Entry]) -> Outcome<()> {
         return Ok(());
     }
     let slot = super::rotate::present_slot()?;
-    let name = super::rotate::table_of(slot);
-    let number = table_of_tandem(&name)?;
+    let number = table_of_tandem(super::rotate::table_of(slot))?;
     // SAFETY: inside a transaction that writes; the table is one of this extension's with the columns below. What is
     // opened is closed at the end, or by the transaction's end after an error.
     unsafe {

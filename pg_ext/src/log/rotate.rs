@@ -1,13 +1,13 @@
 //! The slots of the log: three tables of which one is written, the one before it is what readers look back on for ten
 //! minutes more, and the third is emptied when everybody is past it, and then written next.
 
-use crate::capture::table_of_tandem;
+use crate::capture::{noted_of_table, table_of_tandem};
 use crate::error::Outcome;
 use crate::planning;
 use crate::snapshot;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::num::NonZeroUsize;
 
 /// Number of slots.
@@ -18,7 +18,8 @@ const SLOT_BYTES: i64 = 16 * 1024 * 1024;
 /// The slot that is written. A look that is a moment old does no harm: a slot may have rows at any time, and is emptied
 /// only if nobody has written it and not ended yet.
 pub fn present_slot() -> Outcome<i16> {
-    Ok(latest_state(2)? as i16)
+    // Read by every transaction that writes, so kept until `rotate` says that it is another.
+    Ok(noted_of_table(c"log_state", || latest_state(2))? as i16)
 }
 
 /// How often the log was emptied, as of now and not of the transaction's snapshot.
@@ -56,8 +57,12 @@ fn latest_state(column: usize) -> Outcome<i64> {
 }
 
 /// The table of a slot.
-pub fn table_of(slot: i16) -> CString {
-    CString::new(format!("changes_{slot}")).unwrap_or_default()
+pub fn table_of(slot: i16) -> &'static CStr {
+    match slot {
+        0 => c"changes_0",
+        1 => c"changes_1",
+        _ => c"changes_2",
+    }
 }
 
 /// Goes on to the next slot of the log when the present one is full, and empties those that everybody is past. The worker
@@ -89,6 +94,8 @@ pub fn rotate() -> Outcome<()> {
                     None,
                     &[next.into()],
                 )?;
+                // SAFETY: the table is there, and locked by the statement before. All are told when this commits.
+                unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table_of_tandem(c"log_state")?) };
             }
             Ok(())
         })
@@ -114,7 +121,7 @@ fn empty(client: &mut SpiClient<'_>, slot: i16) -> Outcome<bool> {
     if !snapshot::of_this_moment(|| is_read(client, slot))? {
         return Ok(false);
     }
-    let number = table_of_tandem(&table_of(slot))?;
+    let number = table_of_tandem(table_of(slot))?;
     // SAFETY: the table is there. Whoever wrote it and has not ended yet holds it.
     let is_locked = unsafe {
         pg_sys::ConditionalLockRelationOid(number, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE)

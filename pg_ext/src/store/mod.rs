@@ -3,6 +3,7 @@
 
 mod columns;
 mod context;
+mod locking;
 mod read;
 mod subtransaction;
 mod write;

@@ -1,5 +1,6 @@
 //! Reading current revisions: the head of each under lock for a decision, or whole for a link.
 
+use super::locking;
 use crate::capture::{Removal, tombstones_of};
 use crate::error::Outcome;
 use crate::planning::{self, select_kept, update_kept};
@@ -59,15 +60,21 @@ pub struct Stored {
     live: Option<StoredLive>,
 }
 
-struct StoredLive {
-    state: String,
-    content_type: ContentType,
-    payload_hash: PayloadHash,
-    local: bool,
+/// What only a live one has.
+pub struct StoredLive {
+    /// The state.
+    pub state: String,
+    /// The type of the content.
+    pub content_type: ContentType,
+    /// Its hash.
+    pub payload_hash: PayloadHash,
+    /// Whether it stays in this tier.
+    pub local: bool,
 }
 
 impl Stored {
-    fn new(
+    /// A revision as it is stored. Errors: what of it breaks a rule.
+    pub fn new(
         version: Option<i64>,
         timestamp: Option<i64>,
         audit: Option<&str>,
@@ -129,7 +136,24 @@ const LOCK_ONE: &str = "SELECT i.id, i.version, i.\"timestamp\", i.audit::text, 
 /// first writers.
 pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<HashMap<String, Current>> {
     wanted.sort_unstable_by_key(|wanted| wanted.id);
-    let rows = match wanted.as_slice() {
+    let mut current = match locking::lock(&wanted)? {
+        Some(current) => current,
+        None => lock_by_statement(client, &wanted)?,
+    };
+    let is_missing = |wanted: &&Wanted<'_>| match current.get(wanted.id).and_then(Current::locality) {
+        None => true,
+        Some(local) => local && wanted.below,
+    };
+    let missing: Vec<&str> = wanted.iter().filter(is_missing).map(|wanted| wanted.id).collect();
+    for (id, Removal { version, timestamp, audit }) in tombstones_of(&missing)? {
+        let stored = Stored::new(Some(version), Some(timestamp), audit.as_deref(), None)?;
+        current.entry(id.to_owned()).or_default().tombstone = Some(stored);
+    }
+    Ok(current)
+}
+
+fn lock_by_statement(client: &mut SpiClient<'_>, wanted: &[Wanted<'_>]) -> Outcome<HashMap<String, Current>> {
+    let rows = match wanted {
         [one] => update_kept(client, LOCK_ONE, &[one.id.into(), one.content.into()])?,
         all => {
             let (ids, contents): (Vec<&str>, Vec<bool>) =
@@ -149,15 +173,6 @@ pub fn lock(client: &mut SpiClient<'_>, mut wanted: Vec<Wanted<'_>>) -> Outcome<
         let stored = Stored::new(row.get(2)?, row.get(3)?, row.get(4)?, Some(live))?;
         let found = Current { live: Some(stored), tombstone: None, content: row.get(9)? };
         current.insert(row.get::<String>(1)?.unwrap_or_default(), found);
-    }
-    let is_missing = |wanted: &&Wanted<'_>| match current.get(wanted.id).and_then(Current::locality) {
-        None => true,
-        Some(local) => local && wanted.below,
-    };
-    let missing: Vec<&str> = wanted.iter().filter(is_missing).map(|wanted| wanted.id).collect();
-    for (id, Removal { version, timestamp, audit }) in tombstones_of(&missing)? {
-        let stored = Stored::new(Some(version), Some(timestamp), audit.as_deref(), None)?;
-        current.entry(id.to_owned()).or_default().tombstone = Some(stored);
     }
     Ok(current)
 }
