@@ -9,7 +9,7 @@
 use super::Position;
 use super::read::columns_of;
 use crate::error::{Outcome, answer};
-use crate::planning::{self, select_kept};
+use crate::planning::{self, select_kept, update_kept};
 use crate::replica::past_every_id;
 use crate::settings;
 use crate::snapshot;
@@ -59,7 +59,7 @@ fn lock_state(client: &mut SpiClient<'_>, wait: bool) -> Outcome<Option<State>> 
     } else {
         "SELECT f.position, f.has_large, f.count, f.sum FROM tandem.fold_state f FOR UPDATE SKIP LOCKED"
     };
-    let Some(row) = client.update(lock, None, &[])?.next() else { return Ok(None) };
+    let Some(row) = update_kept(client, lock, &[])?.next() else { return Ok(None) };
     let position = Position::parse(row.get::<&str>(1)?.unwrap_or_default())?;
     let total = block(None, row.get(3)?, row.get(4)?)?.fingerprint;
     Ok(Some(State { position, has_large: row.get::<bool>(2)? == Some(true), total }))
@@ -116,6 +116,9 @@ pub fn delta(id: Option<String>, count: Option<i16>, sum: Option<&[u8]>) -> Resu
     Ok(Delta { id: id.unwrap_or_default(), change })
 }
 
+const FOLDED: &str =
+    "UPDATE tandem.fold_state SET position = $1, key_check = $2, has_large = $3, count = $4, sum = $5";
+
 fn fold_batch(max_rows: i64) -> Outcome<i64> {
     Spi::connect_mut(|client| {
         let Some(State { position, mut has_large, total }) = lock_state(client, false)? else { return Ok(0) };
@@ -130,12 +133,15 @@ fn fold_batch(max_rows: i64) -> Outcome<i64> {
         let changed: Vec<Block> = changed.into_iter().filter_map(|at| blocks.get(at).cloned()).collect();
         store_blocks(client, &changed)?;
         has_large |= changed.iter().any(needs_cut);
-        client.update(
-            "UPDATE tandem.fold_state SET position = $1, key_check = $2, has_large = $3",
-            None,
-            &[end.to_string().into(), settings::digest_key().check().to_vec().into(), has_large.into()],
-        )?;
-        store_total(client, total + changes.iter().map(|delta| delta.change).sum())?;
+        let total = total + changes.iter().map(|delta| delta.change).sum();
+        let args = [
+            end.to_string().into(),
+            settings::digest_key().check().to_vec().into(),
+            has_large.into(),
+            (total.count() as i64).into(),
+            total.sum().to_vec().into(),
+        ];
+        update_kept(client, FOLDED, &args)?;
         // A cut reads what is not folded yet. While more is waiting that would be the whole backlog for each block, so
         // the batch that ends a backlog cuts what all before it made too large.
         if has_large && !is_cut && cut_large(client)? {
@@ -188,19 +194,19 @@ fn touched_blocks(client: &SpiClient<'_>, changes: &[Delta]) -> Outcome<Vec<Bloc
     let (Some(first), Some(last)) = (changes.first(), changes.last()) else { return Ok(Vec::new()) };
     let rows = if changes.len() <= LOOKUP_ROWS_MAX {
         let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
-        client.select(
+        select_kept(
+            client,
             "SELECT DISTINCT ON (b.first) b.first, b.count, b.sum FROM unnest($1::text[]) AS c (id) \
              CROSS JOIN LATERAL (SELECT * FROM tandem.blocks k WHERE k.first <= c.id ORDER BY k.first DESC LIMIT 1) b \
              ORDER BY b.first",
-            None,
             &[ids.into()],
         )?
     } else {
-        client.select(
+        select_kept(
+            client,
             "SELECT k.first, k.count, k.sum FROM tandem.blocks k \
              WHERE k.first >= (SELECT max(f.first) FROM tandem.blocks f WHERE f.first <= $1) AND k.first <= $2 \
              ORDER BY k.first",
-            None,
             &[first.id.as_str().into(), last.id.as_str().into()],
         )?
     };
@@ -220,10 +226,10 @@ fn store_blocks(client: &mut SpiClient<'_>, blocks: &[Block]) -> Outcome<()> {
     let firsts: Vec<&str> = blocks.iter().map(|block| block.first.as_str()).collect();
     let counts: Vec<i64> = blocks.iter().map(|block| block.fingerprint.count() as i64).collect();
     let sums: Vec<Vec<u8>> = blocks.iter().map(|block| block.fingerprint.sum().to_vec()).collect();
-    client.update(
+    update_kept(
+        client,
         "INSERT INTO tandem.blocks AS b SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[]) \
          ON CONFLICT (first) DO UPDATE SET count = excluded.count, sum = excluded.sum",
-        None,
         &[firsts.into(), counts.into(), sums.into()],
     )?;
     Ok(())
@@ -428,10 +434,10 @@ pub fn mend(range: &Range, wait: bool) -> Outcome<Option<u64>> {
 /// Adds small blocks to the one before them.
 fn merge_small(client: &mut SpiClient<'_>, changed: &[Block]) -> Outcome<()> {
     for touched in changed.iter().filter(|block| block.fingerprint.count() < BLOCK_IDS_MIN) {
-        let rows = client.select(
+        let rows = select_kept(
+            client,
             "(SELECT first, count, sum FROM tandem.blocks WHERE first < $1 ORDER BY first DESC LIMIT 1) \
              UNION ALL SELECT first, count, sum FROM tandem.blocks WHERE first = $1 AND first <> ''",
-            None,
             &[touched.first.as_str().into()],
         )?;
         let mut pair = Vec::new();
@@ -442,9 +448,9 @@ fn merge_small(client: &mut SpiClient<'_>, changed: &[Block]) -> Outcome<()> {
             && needs_merge(before, small)
         {
             let sum = before.fingerprint + small.fingerprint;
-            client.update(
+            update_kept(
+                client,
                 "DELETE FROM tandem.blocks WHERE first = $1",
-                None,
                 &[small.first.as_str().into()],
             )?;
             store_blocks(client, &[Block { first: before.first.clone(), fingerprint: sum }])?;
