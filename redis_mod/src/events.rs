@@ -5,10 +5,9 @@
 use crate::engine::{self, Arrival, Engine, Left, Read, Remains};
 use crate::guard::caught;
 use crate::item::Item;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::store::{Gone, selected};
 use crate::{arrivals, blocked, past, persist, retention};
-use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, NotifyEvent, RedisString, raw};
 use tandem_shared::codec;
 use tandem_shared::id::id_of_key;
@@ -31,7 +30,7 @@ fn added(context: &Context, key: &[u8], is_new: bool) {
     let Some(id) = id_of_key(key) else { return };
     let database = selected(context);
     let name = RedisString::create_from_slice(context.get_raw(), key);
-    let found = keys::with_named_item(context, id, &name, keys::look(), |item| {
+    let found = keys::with_named_item(context, id, &name, Look::Still, |item| {
         engine::with(|engine| {
             let read = engine.read.take().filter(|read| read.database == database && *read.id == *id);
             let digest = match read {
@@ -337,7 +336,7 @@ fn keep_waiting_aside(context: &Context, database: i32, keyspace: i32) {
     for id in waiting.unwrap_or_default() {
         // One that has expired is gone after this look, and was kept aside on its way.
         let shared = |item: &Item| (!item.local()).then(|| codec::encode(&item.revision));
-        let live = keys::with_item(context, &id, KeyFlags::NOTOUCH, shared).ok().flatten().flatten();
+        let live = keys::with_item(context, &id, Look::Unnoticed, shared).ok().flatten().flatten();
         let _ = engine::with(|engine| {
             let tombstone = || {
                 let tombstones = &engine.databases.get(&keyspace)?.tombstones;

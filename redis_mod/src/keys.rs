@@ -2,15 +2,46 @@
 
 use crate::datatype::ITEM_TYPE;
 use crate::item::Item;
-use redis_module::key::KeyFlags;
 use redis_module::{CallOptionsBuilder, CallResult, Context, ContextFlags, RedisString, raw};
 use std::ptr::NonNull;
 use tandem_shared::error::shown;
 use tandem_shared::{Error, Result};
 
-/// A key open for writing. Redis announces the change (WATCH, client tracking) when it is closed.
-pub struct WritableKey {
+/// A key open for writing. What was changed is announced (WATCH, client tracking) when it is closed, and nothing is
+/// where nothing was.
+pub struct WritableKey<'a> {
+    context: &'a Context,
+    name: &'a RedisString,
     key: *mut raw::RedisModuleKey,
+    is_changed: bool,
+}
+
+/// Why a key is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// A client reads it: that is a hit or a miss, and moves the time of the last access.
+    Access,
+    /// A client asks whether it is there: that is a hit or a miss.
+    Presence,
+    /// For tandem's own purposes: counts nothing and tells nobody. A copy that has expired is gone afterwards.
+    Unnoticed,
+    /// The same, and a copy that has expired stays where Redis lets it stay, which is from 7.2 on.
+    Still,
+}
+
+impl Look {
+    /// How Redis opens a key for it. It counts hits and misses, and fires `keymiss`, for each key that is opened for
+    /// reading, and 7.0 has no flag against that: what is to count nothing is opened for writing.
+    fn mode(self) -> i32 {
+        const READ: u32 = raw::REDISMODULE_READ;
+        const TOUCHLESS: u32 = raw::REDISMODULE_OPEN_KEY_NOTOUCH;
+        (match self {
+            Look::Access => READ,
+            Look::Presence => READ | TOUCHLESS,
+            Look::Unnoticed => READ | raw::REDISMODULE_WRITE | TOUCHLESS,
+            Look::Still => READ | raw::REDISMODULE_WRITE | TOUCHLESS | raw::REDISMODULE_OPEN_KEY_NOEXPIRE,
+        }) as i32
+    }
 }
 
 /// Whether this node of a cluster serves an id at this moment; every id outside of one. Redis looks at the keys of a
@@ -35,12 +66,12 @@ enum Kind {
     Item,
 }
 
-impl WritableKey {
+impl<'a> WritableKey<'a> {
     /// Opens a key; a copy that has expired is gone afterwards. Errors: `WRONGTYPE` when it holds another type.
-    pub fn open(context: &Context, id: &str, name: &RedisString) -> Result<WritableKey> {
-        let key = WritableKey {
-            key: raw::open_key(context.get_raw(), name.inner, raw::KeyMode::READ | raw::KeyMode::WRITE),
-        };
+    pub fn open(context: &'a Context, id: &str, name: &'a RedisString) -> Result<WritableKey<'a>> {
+        let mode = raw::KeyMode::READ | raw::KeyMode::WRITE;
+        let key = raw::open_key(context.get_raw(), name.inner, mode);
+        let key = WritableKey { context, name, key, is_changed: false };
         kind_of(key.key, id)?;
         Ok(key)
     }
@@ -55,6 +86,7 @@ impl WritableKey {
     /// Stores an item: in place over an existing one (no callback fires and the time to live stays), as a new value
     /// otherwise.
     pub fn set(&mut self, item: Item) -> Result<()> {
+        self.is_changed = true;
         // SAFETY: as in `item`; `&mut self` makes this the only reference.
         if let Some(value) = unsafe { value_of(self.key).map(|value| &mut *value) } {
             item.accessed_like(value);
@@ -77,12 +109,14 @@ impl WritableKey {
 
     /// Deletes the key.
     pub fn delete(&mut self) {
+        self.is_changed = true;
         // SAFETY: the key is open for writing.
         unsafe { raw::RedisModule_DeleteKey.map(|delete| delete(self.key)) };
     }
 
     /// Sets the time to live in milliseconds from now, `None` clears it.
     pub fn expire_after(&mut self, milliseconds: Option<u64>) {
+        self.is_changed = true;
         let milliseconds = match milliseconds {
             Some(milliseconds) => i64::try_from(milliseconds).unwrap_or(i64::MAX),
             None => i64::from(raw::REDISMODULE_NO_EXPIRE),
@@ -92,6 +126,7 @@ impl WritableKey {
 
     /// Sets the Unix time in milliseconds at which the copy expires.
     pub fn expire_at(&mut self, unix_ms: i64) {
+        self.is_changed = true;
         // SAFETY: the key is open for writing.
         unsafe { raw::RedisModule_SetAbsExpire.map(|set| set(self.key, unix_ms)) };
     }
@@ -103,22 +138,28 @@ impl WritableKey {
     }
 }
 
-impl Drop for WritableKey {
+impl Drop for WritableKey<'_> {
     fn drop(&mut self) {
+        if self.is_changed {
+            // SAFETY: context and name outlive the key, and the context is that of the running command or callback.
+            unsafe {
+                raw::RedisModule_SignalModifiedKey
+                    .map(|signal| signal(self.context.get_raw(), self.name.inner))
+            };
+        }
         raw::close_key(self.key);
     }
 }
 
-/// Runs `work` on the item at a key without counting it as an access. `None` if the key is empty.
-/// Errors: `WRONGTYPE` when it holds another type.
+/// Runs `work` on the item at a key. `None` if the key is empty. Errors: `WRONGTYPE` when it holds another type.
 pub fn with_item<T>(
     context: &Context,
     id: &str,
-    flags: KeyFlags,
+    look: Look,
     work: impl FnOnce(&Item) -> T,
 ) -> Result<Option<T>> {
     let name = RedisString::create_from_slice(context.get_raw(), id.as_bytes());
-    with_named_item(context, id, &name, flags, work)
+    with_named_item(context, id, &name, look, work)
 }
 
 /// As [`with_item`] where the caller has the key's name as Redis keeps it.
@@ -126,11 +167,11 @@ pub fn with_named_item<T>(
     context: &Context,
     id: &str,
     name: &RedisString,
-    flags: KeyFlags,
+    look: Look,
     work: impl FnOnce(&Item) -> T,
 ) -> Result<Option<T>> {
     // The crate's key closes itself when it is taken apart (2.0.8), so the raw call it is.
-    let mode = raw::REDISMODULE_READ as i32 | flags.bits();
+    let mode = look.mode();
     // SAFETY: context and name are the running callback's.
     let raw_key = unsafe {
         raw::RedisModule_OpenKey
@@ -153,11 +194,6 @@ pub fn with_named_item<T>(
     };
     raw::close_key(raw_key);
     result
-}
-
-/// Flags for looking at a key without touching its access time or deleting an expired copy.
-pub fn look() -> KeyFlags {
-    KeyFlags::NOTOUCH | KeyFlags::NOEXPIRE
 }
 
 /// The name of a key as Redis wants it.

@@ -109,8 +109,9 @@ fn init(context: &Context, arguments: &[RedisString]) -> Status {
         context.log_warning(&format!("tandem: {error}"));
         return Status::Err;
     }
-    // Errors while loading are errors, not an exit; and a full sync then may come without a file.
-    context.set_module_options(ModuleOptions::HANDLE_IO_ERRORS);
+    // Errors while loading are errors, not an exit; and a full sync then may come without a file. Whoever opens a key
+    // for writing says itself whether it has changed it.
+    context.set_module_options(ModuleOptions::HANDLE_IO_ERRORS | ModuleOptions::NO_IMPLICIT_SIGNAL_MODIFIED);
     if settings::install(context).is_err()
         || events::subscribe(context).is_none()
         || past::watch(context).is_none()

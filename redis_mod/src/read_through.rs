@@ -4,7 +4,7 @@ use crate::blocked::{self, Awaited};
 use crate::commands::link::{is_full, no_room};
 use crate::engine::{self, Database};
 use crate::guard::Handler;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::reading::{Lookup, Reading};
 use crate::store::selected;
 use redis_module::{Context, ContextFlags, RedisString};
@@ -72,7 +72,7 @@ pub fn waits<'a>(
         if !is_active && need != Need::Decide {
             continue;
         }
-        if !matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(None)) {
+        if !matches!(keys::with_item(context, id, Look::Still, |_| ()), Ok(None)) {
             continue;
         }
         match standing(database, id, need, may_wait, now)? {
@@ -103,7 +103,7 @@ pub fn waits_for_first(
     let database = selected(context);
     let now = Instant::now();
     let may_wait = !RESUMED.get() && !context.get_flags().contains(ContextFlags::DENY_BLOCKING);
-    let is_absent = || matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(None));
+    let is_absent = || matches!(keys::with_item(context, id, Look::Still, |_| ()), Ok(None));
     if may_wait && is_active(database)? && is_absent() {
         let is_cached = engine::with_database(database, |database| {
             database.readings_of(id).any(|reading| !reading.mirrors(id) && reading.is_served(now))

@@ -92,7 +92,8 @@ fn revision(context: &Context, verb: &str, args: &mut Args<'_>) -> Result<()> {
     let books = (verb != "LOCAL").then_some((effect.seq, writer));
     store::replay(context, id, planned, books)?;
     if live {
-        let mut key = WritableKey::open(context, id, &keys::name(context, id))?;
+        let name = keys::name(context, id);
+        let mut key = WritableKey::open(context, id, &name)?;
         match effect.expires_at {
             at if at >= 0 => key.expire_at(at),
             _ if key.expires_at() >= 0 => key.expire_after(None),

@@ -4,11 +4,10 @@ use crate::args::{Args, unknown_option};
 use crate::blocked::{self, Awaited};
 use crate::commands::link::{check_attached, check_owner, is_full, link_name, take};
 use crate::engine;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::reading::{Reading, Wanted};
 use crate::reply::Reply;
 use crate::store::{self, Writer, selected};
-use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, RedisValue};
 use std::time::Instant;
 use tandem_shared::decide::Outcome;
@@ -118,6 +117,8 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         pairs.push((utf8("id", args.bytes()?)?, args.bytes()?));
     }
     let is_full = is_full(context);
+    // Before the header: an error after it would be one of the elements, and the rest would never come.
+    with_reading(database, name, |_| ())?;
     let reply = Reply::new(context);
     reply.array(pairs.len());
     for (id, encoded) in pairs {
@@ -128,7 +129,7 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
         }
         // It was asked for before a copy was written here, and has left: Postgres is asked again when it has that.
         let is_behind = with_reading(database, name, |reading| reading.is_overtaken(id))?
-            || !matches!(keys::with_item(context, id, KeyFlags::NOTOUCH, |_| ()), Ok(Some(())))
+            || !matches!(keys::with_item(context, id, Look::Unnoticed, |_| ()), Ok(Some(())))
                 && engine::with_database(database, |database| database.is_ahead(name, id))?;
         if is_behind {
             with_reading(database, name, |reading| reading.postpone(id))?;
@@ -150,7 +151,7 @@ pub fn fill(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
             })
         };
         let is_there =
-            !encoded.is_empty() || matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(Some(())));
+            !encoded.is_empty() || matches!(keys::with_item(context, id, Look::Still, |_| ()), Ok(Some(())));
         engine::with(|engine| {
             let memory = engine.absent_memory;
             engine.fetches.found += u64::from(is_there);
@@ -179,7 +180,7 @@ pub fn holds(context: &Context, args: &mut Args<'_>) -> Result<RedisValue> {
     let mut held = Vec::with_capacity(args.left());
     while args.left() > 0 {
         let id = args.text("id")?;
-        let is_here = matches!(keys::with_item(context, id, keys::look(), |_| ()), Ok(Some(())));
+        let is_here = matches!(keys::with_item(context, id, Look::Still, |_| ()), Ok(Some(())));
         held.push(
             is_here
                 || engine::with_database(database, |database| {

@@ -4,12 +4,11 @@ use crate::args::{Args, PUT_USAGE, Takes, unknown_option, write_options};
 use crate::engine::{self, Database};
 use crate::guard::Handler;
 use crate::item::Item;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::pending::takes;
 use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, Writer, digest_key, now, selected};
-use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
 use tandem_shared::codec::{Source, decode, encode};
 use tandem_shared::content::Bounds;
@@ -70,7 +69,7 @@ pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValu
         item.touch();
         reply.item(&key, id, item);
     };
-    if keys::with_named_item(context, id, name, KeyFlags::empty(), answer)?.is_some() {
+    if keys::with_named_item(context, id, name, Look::Access, answer)?.is_some() {
         return Ok(RedisValue::NoReply);
     }
     // Of what has expired here Postgres has said what it has. It stays away all the same.
@@ -78,7 +77,7 @@ pub fn get_or_put(context: &Context, args: Vec<RedisString>) -> Result<RedisValu
     if recalled.is_none() {
         let ttl = options.ttl.unwrap_or(Ttl::Clear);
         store::write(context, Asked { id, name, operation: Operation::Put(request), ttl })?;
-        keys::with_named_item(context, id, name, keys::look(), |item| reply.item(&key, id, item))?;
+        keys::with_named_item(context, id, name, Look::Still, |item| reply.item(&key, id, item))?;
     }
     Ok(RedisValue::NoReply)
 }
@@ -115,7 +114,7 @@ pub fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     };
     rest.end()?;
     let (reply, key) = (Reply::new(context), digest_key()?);
-    let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |item| {
+    let found = keys::with_named_item(context, id, name, Look::Access, |item| {
         item.touch();
         match item.revision.content() {
             Some(content) if payload_only => reply.bulk(content.bytes()),
@@ -141,7 +140,7 @@ fn ids<'a>(args: &mut Args<'a>) -> Result<Vec<(&'a str, &'a RedisString)>> {
 pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let ids = ids(&mut Args::new(&args, "TANDEM.MGET id [id ...]"))?;
     for (id, name) in &ids {
-        keys::with_named_item(context, id, name, keys::look(), |_| ())?;
+        keys::with_named_item(context, id, name, Look::Still, |_| ())?;
     }
     if read_through::waits(context, (&args, mget), read_through::all(&ids, Need::Read))? {
         return Ok(RedisValue::NoReply);
@@ -149,7 +148,7 @@ pub fn mget(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let (reply, key) = (Reply::new(context), digest_key()?);
     reply.array(ids.len());
     for (id, name) in ids {
-        let found = keys::with_named_item(context, id, name, KeyFlags::empty(), |item| {
+        let found = keys::with_named_item(context, id, name, Look::Access, |item| {
             item.touch();
             reply.item(&key, id, item);
         });
@@ -172,7 +171,7 @@ fn exist(
         return Ok(None);
     }
     let exists = |(id, name): (&str, &RedisString)| {
-        let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |_| ())?;
+        let found = keys::with_named_item(context, id, name, Look::Presence, |_| ())?;
         Ok(found.is_some())
     };
     ids.into_iter().map(exists).collect::<Result<_>>().map(Some)
@@ -255,7 +254,7 @@ pub fn status(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let (id, name) = args.id()?;
     args.end()?;
     let (database, key) = (selected(context), digest_key()?);
-    let item = keys::with_named_item(context, id, name, keys::look(), |item| {
+    let item = keys::with_named_item(context, id, name, Look::Still, |item| {
         let standing = engine::with_database(database, |database| standing(database, id, Some(item)));
         let etag = item.revision.digest(&key, id);
         (standing, item.revision.version, etag, item.accesses(), item.last_access_ms())

@@ -2,6 +2,7 @@
 
 use crate::acl::Caller;
 use crate::args::{Args, page, unknown_option};
+use crate::datatype::ITEM_TYPE;
 use crate::engine::{self, Database};
 use crate::ghosts::Both;
 use crate::item::Item;
@@ -279,21 +280,21 @@ pub fn verify(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     let database = selected(context);
     let key = engine::with(|engine| engine.key.clone())?;
     let counted: RefCell<(u64, Vec<String>)> = RefCell::default();
-    let check = |_: &Context, name: &RedisString, _: Option<&redis_module::key::RedisKey>| {
-        let Some(id) = id_of_key(name) else { return };
-        let found = crate::keys::with_named_item(context, id, name, crate::keys::look(), |item: &Item| {
-            let state = item.head().live.map(|live| live.state.to_owned());
-            let indexed = engine::with_database(database, |database| {
-                let (index, other) = match item.local() {
-                    true => (&database.locals, &database.index),
-                    false => (&database.index, &database.locals),
-                };
-                let twice = other.get(id).is_some();
-                (index.get(id).filter(|_| !twice), index.state(id).map(str::to_owned))
-            });
-            ((item.revision.digest(&key, id), state), indexed.unwrap_or_default())
+    // By the handle of the key as it lies there: to open it again would leave out one whose time has passed and that
+    // only its master, or nobody during a pause, may delete.
+    let check = |_: &Context, name: &RedisString, key_there: Option<&redis_module::key::RedisKey>| {
+        let (Some(id), Some(there)) = (id_of_key(name), key_there) else { return };
+        let Ok(Some(item)) = there.get_value::<Item>(&ITEM_TYPE) else { return };
+        let state = item.head().live.map(|live| live.state.to_owned());
+        let indexed = engine::with_database(database, |database| {
+            let (index, other) = match item.local() {
+                true => (&database.locals, &database.index),
+                false => (&database.index, &database.locals),
+            };
+            let twice = other.get(id).is_some();
+            (index.get(id).filter(|_| !twice), index.state(id).map(str::to_owned))
         });
-        let Ok(Some((digest, indexed))) = found else { return };
+        let (digest, indexed) = ((item.revision.digest(&key, id), state), indexed.unwrap_or_default());
         let mut counted = counted.borrow_mut();
         counted.0 += 1;
         if digest != indexed {

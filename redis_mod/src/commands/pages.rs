@@ -3,10 +3,9 @@
 use crate::acl::{self, Caller};
 use crate::args::{Args, bulk, page};
 use crate::engine;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, digest_key, selected};
-use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue};
 use tandem_shared::request::{Operation, RemoveRequest};
 use tandem_shared::{Range, Result};
@@ -20,7 +19,7 @@ pub fn reply_items(context: &Context, ids: Vec<String>) -> Result<()> {
     reply.open_array();
     let mut count = 0;
     for id in ids {
-        let found = keys::with_item(context, &id, KeyFlags::NOTOUCH, |item| reply.item(&key, &id, item));
+        let found = keys::with_item(context, &id, Look::Unnoticed, |item| reply.item(&key, &id, item));
         count += usize::from(matches!(found, Ok(Some(()))));
     }
     reply.end_array(count);

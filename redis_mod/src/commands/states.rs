@@ -5,11 +5,10 @@ use crate::acl::{self, Caller};
 use crate::args::{Args, Takes, bulk, page, write_options};
 use crate::engine;
 use crate::guard::{Handler, run_raw};
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::read_through::{self, Need};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, selected};
-use redis_module::key::KeyFlags;
 use redis_module::{Context, RedisString, RedisValue, raw};
 use std::ffi::{CStr, c_int};
 use tandem_shared::request::{Operation, StateRequest};
@@ -71,7 +70,7 @@ fn has(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     if read_through::waits(context, (&args, has), [(id, Need::Read)])? {
         return Ok(RedisValue::NoReply);
     }
-    let found = keys::with_named_item(context, id, name, KeyFlags::NOTOUCH, |item| {
+    let found = keys::with_named_item(context, id, name, Look::Presence, |item| {
         item.head().live.is_some_and(|live| live.state == state)
     })?;
     Ok(RedisValue::Integer((found == Some(true)).into()))

@@ -129,7 +129,7 @@ pub(super) fn is_loss(database: i32, id: &str, applied: Applied, writer: Writer<
     Ok(applied.conflict || is_untold)
 }
 
-pub(super) fn keep_loser(database: i32, id: &str, key: &WritableKey) -> Result<()> {
+pub(super) fn keep_loser(database: i32, id: &str, key: &WritableKey<'_>) -> Result<()> {
     let current = key.item().filter(|item| !item.local()).map(|item| codec::encode(&item.revision));
     engine::with_database(database, |database| {
         let loser = current.or_else(|| database.tombstones.get(id).map(codec::encode));

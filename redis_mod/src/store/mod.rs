@@ -13,7 +13,7 @@ use crate::blocked;
 use crate::cdc;
 use crate::decide::{Answer, Change, Current, Planned, plan, plan_removal_of_gone};
 use crate::engine::{self, OwnWrite};
-use crate::keys::{self, WritableKey};
+use crate::keys::{self, Look, WritableKey};
 use crate::pending::takes;
 use redis_module::{Context, NotifyEvent, RedisString, raw};
 use std::collections::HashMap;
@@ -175,8 +175,7 @@ fn decide_stored(
     now: Timestamp,
 ) -> Result<(Option<Planned>, Answer)> {
     let mut operation = Some(operation);
-    let flags = redis_module::key::KeyFlags::NOTOUCH;
-    let found = keys::with_named_item(context, id, name, flags, |item| {
+    let found = keys::with_named_item(context, id, name, Look::Unnoticed, |item| {
         operation.take().map(|operation| plan(digest_key, id, Current::Item(item), operation, now))
     })?;
     match (found.flatten(), operation) {
@@ -262,7 +261,7 @@ fn with_absent<T>(database: i32, id: &str, work: impl FnOnce(Option<&Head<'_>>) 
 /// Stores a change and tells of it. Returns whether a link waits for it.
 fn commit(
     place: Place<'_>,
-    key: &mut WritableKey,
+    key: &mut WritableKey<'_>,
     planned: Planned,
     ttl: Ttl,
     writer: Writer<'_>,
@@ -314,7 +313,7 @@ fn commit(
 }
 
 /// Keyspace, index and tombstones.
-fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned) -> Result<()> {
+fn put_in_place(database: i32, id: &str, key: &mut WritableKey<'_>, planned: Planned) -> Result<()> {
     let own = OwnWrite::begin()?;
     let before_local = key.item().map(|item| item.local());
     let Planned { change, digest } = planned;
@@ -354,7 +353,7 @@ fn put_in_place(database: i32, id: &str, key: &mut WritableKey, planned: Planned
     })
 }
 
-fn set_ttl(key: &mut WritableKey, ttl: Ttl) {
+fn set_ttl(key: &mut WritableKey<'_>, ttl: Ttl) {
     match ttl {
         Ttl::Keep => {}
         Ttl::Clear if key.expires_at() < 0 => {}
@@ -364,7 +363,7 @@ fn set_ttl(key: &mut WritableKey, ttl: Ttl) {
 }
 
 /// A write that changed nothing has set the time to live all the same.
-fn refresh_ttl(place: Place<'_>, key: &mut WritableKey, ttl: Ttl) {
+fn refresh_ttl(place: Place<'_>, key: &mut WritableKey<'_>, ttl: Ttl) {
     let had = key.expires_at();
     let changes = matches!(ttl, Ttl::After(_)) || (ttl == Ttl::Clear && had >= 0);
     if key.item().is_none() || !changes {

@@ -62,7 +62,7 @@ pub fn restore(context: &Context, name: &RedisString, item: Item) -> Result<()> 
 fn keep_replayed_loser(
     database: i32,
     id: &str,
-    key: &WritableKey,
+    key: &WritableKey<'_>,
     planned: &Planned,
     writer: Writer<'_>,
 ) -> Result<()> {

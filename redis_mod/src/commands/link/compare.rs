@@ -3,7 +3,7 @@
 use super::pull::current_revision;
 use crate::args::Args;
 use crate::engine;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::moved;
 use crate::reply::Reply;
 use crate::store::{self, selected};
@@ -74,7 +74,7 @@ pub(super) fn list_range(context: &Context, args: &mut Args<'_>) -> Result<Redis
             engine::with_database(selected(context), |database| database.compared().page(&range, limit))?;
         reply.array(entries.len() * 3);
         for (id, digest) in entries {
-            let version = keys::with_item(context, &id, keys::look(), |item| item.revision.version.get());
+            let version = keys::with_item(context, &id, Look::Still, |item| item.revision.version.get());
             reply.bulk(&id);
             reply.integer(version.ok().flatten().unwrap_or(0));
             reply.bulk(digest.0);

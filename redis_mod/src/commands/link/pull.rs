@@ -5,11 +5,10 @@ use crate::args::Args;
 use crate::blocked::{self, Awaited};
 use crate::engine::{self, Database};
 use crate::item::Item;
-use crate::keys;
+use crate::keys::{self, Look};
 use crate::pending::{EVERYTHING, TombstonePage, Waiting, takes};
 use crate::reply::Reply;
 use crate::store::selected;
-use redis_module::key::KeyFlags;
 use redis_module::{Context, ContextFlags, RedisValue};
 use std::ops::Bound;
 use tandem_shared::Result;
@@ -205,7 +204,7 @@ fn reply_entry(reply: Reply, seq: u64, id: &str, revision: Option<&[u8]>) {
 /// The live revision or tombstone of an id, encoded. A copy that has expired is gone afterwards.
 pub(super) fn current_revision(context: &Context, id: &str) -> Result<Option<Vec<u8>>> {
     let shared = |item: &Item| (!item.local()).then(|| encode(&item.revision));
-    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, KeyFlags::NOTOUCH, shared) {
+    if let Ok(Some(Some(encoded))) = keys::with_item(context, id, Look::Unnoticed, shared) {
         return Ok(Some(encoded));
     }
     engine::with_database(selected(context), |database| database.tombstones.get(id).map(encode))
