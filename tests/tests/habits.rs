@@ -120,6 +120,15 @@ fn a_recount_holds_where_a_copy_has_expired_and_only_another_may_delete_it() {
             ask_number(connection, &["EXISTS", "kept"]) == 1
                 && ask_number(connection, &["EXISTS", "gone"]) == 0
         });
+        for scan in [
+            &["TANDEM.SCAN", "", "LIMIT", "1"][..],
+            &["TANDEM.STATE", "LIST", "hot", "LIMIT", "1"],
+            &["TANDEM.STATE", "GET", "hot", "LIMIT", "1"],
+        ] {
+            let Value::Array(page) = ask(connection, scan) else { panic!("a page") };
+            assert_eq!(page.len(), 1, "{whose}: {}", scan.join(" "));
+            assert!(format!("{page:?}").contains(&format!("{:?}", Value::BulkString(b"kept".to_vec()))));
+        }
         let verified = ask(connection, &["TANDEM.VERIFY"]);
         assert_eq!(field(&verified, "ok"), Value::Int(1), "{whose}: {verified:?}");
     }

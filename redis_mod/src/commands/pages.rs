@@ -3,6 +3,7 @@
 use crate::acl::{self, Caller};
 use crate::args::{Args, bulk, page};
 use crate::engine;
+use crate::item::Item;
 use crate::keys::{self, Look};
 use crate::reply::Reply;
 use crate::store::{self, Asked, Ttl, digest_key, selected};
@@ -13,24 +14,51 @@ use tandem_shared::{Range, Result};
 /// Items removed by one step of a bulk removal: bounds the memory that deciding all before the first write takes.
 const REMOVAL_STEP: usize = 10_000;
 
-/// Replies with the items of these ids. A copy that expires at this look is left out.
-pub fn reply_items(context: &Context, ids: Vec<String>) -> Result<()> {
-    let (reply, key) = (Reply::new(context), digest_key()?);
+/// Replies with a page of items that the caller may read, `one` for each. A copy that has expired is left out, and the
+/// page goes on behind it: a page is empty only at the end.
+pub fn reply_page(
+    context: &Context,
+    caller: &Caller,
+    (mut range, limit): (Range, usize),
+    state: Option<&str>,
+    one: impl Fn(Reply, &str, &Item),
+) -> Result<()> {
+    let reply = Reply::new(context);
+    let mut ids = readable(context, caller, &range, state, limit)?;
     reply.open_array();
     let mut count = 0;
-    for id in ids {
-        let found = keys::with_item(context, &id, Look::Unnoticed, |item| reply.item(&key, &id, item));
-        count += usize::from(matches!(found, Ok(Some(()))));
+    while let Some(last) = ids.last() {
+        range = range.after(last);
+        for id in &ids {
+            let found = keys::with_item(context, id, Look::Unnoticed, |item| one(reply, id, item));
+            count += usize::from(matches!(found, Ok(Some(()))));
+        }
+        // What comes behind cannot fail where the first page did not.
+        ids = match limit - count {
+            0 => Vec::new(),
+            left => readable(context, caller, &range, state, left).unwrap_or_default(),
+        };
     }
     reply.end_array(count);
     Ok(())
+}
+
+/// The same with the record of each item.
+pub fn reply_items(
+    context: &Context,
+    caller: &Caller,
+    page: (Range, usize),
+    state: Option<&str>,
+) -> Result<()> {
+    let key = digest_key()?;
+    reply_page(context, caller, page, state, |reply, id, item| reply.item(&key, id, item))
 }
 
 /// Ids looked at together for one who may not read all.
 const LOOK_STEP: usize = 1000;
 
 /// The next ids of a range, of one state if one is named, that the caller may read.
-pub fn readable(
+fn readable(
     context: &Context,
     caller: &Caller,
     range: &Range,
@@ -123,8 +151,7 @@ pub fn scan(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
         range = range.after(after);
     }
     let caller = Caller::of(context, &["TANDEM.SCAN"]).unless_reads_all(context);
-    let ids = readable(context, &caller, &range, None, limit)?;
-    reply_items(context, ids)?;
+    reply_items(context, &caller, (range, limit), None)?;
     Ok(RedisValue::NoReply)
 }
 

@@ -1,6 +1,6 @@
 //! TANDEM.STATE and its subcommands, each a command of its own for Redis, with its own keys and rights.
 
-use super::pages::{may_remove, readable, remove_range, reply_items};
+use super::pages::{may_remove, remove_range, reply_items, reply_page};
 use crate::acl::{self, Caller};
 use crate::args::{Args, Takes, bulk, page, write_options};
 use crate::engine;
@@ -34,10 +34,7 @@ fn list(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE LIST state [AFTER id] [LIMIT n]";
     let (state, range, limit) = paged(&mut after_name(&args, USAGE), USAGE)?;
     let caller = Caller::of(context, &["TANDEM.STATE", "LIST"]).unless_reads_all(context);
-    let ids = readable(context, &caller, &range, Some(state), limit)?;
-    let reply = Reply::new(context);
-    reply.array(ids.len());
-    ids.iter().for_each(|id| reply.bulk(id));
+    reply_page(context, &caller, (range, limit), Some(state), |reply, id, _| reply.bulk(id))?;
     Ok(RedisValue::NoReply)
 }
 
@@ -45,8 +42,7 @@ fn get(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     const USAGE: &str = "TANDEM.STATE GET state [AFTER id] [LIMIT n]";
     let (state, range, limit) = paged(&mut after_name(&args, USAGE), USAGE)?;
     let caller = Caller::of(context, &["TANDEM.STATE", "GET"]).unless_reads_all(context);
-    let ids = readable(context, &caller, &range, Some(state), limit)?;
-    reply_items(context, ids)?;
+    reply_items(context, &caller, (range, limit), Some(state))?;
     Ok(RedisValue::NoReply)
 }
 
