@@ -87,6 +87,34 @@ END
 $$;
 COMMENT ON FUNCTION tandem.table_rewritten IS 'notes that a column of the items has other values';
 
+-- Runs after each DROP TABLE and DROP TRIGGER of anybody; all but those of what holds items are let go at once. Whoever may
+-- not even look into the schema has dropped nothing of it.
+CREATE FUNCTION tandem.objects_dropped() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    IF NOT has_schema_privilege('tandem', 'USAGE') OR NOT has_table_privilege('tandem.parts', 'SELECT') THEN
+        RETURN;
+    END IF;
+    FOR t IN SELECT d.address_names[1:2] AS held_by, d.address_names[3] AS name, d.object_type AS kind
+            FROM pg_event_trigger_dropped_objects() d
+            WHERE d.object_type = 'trigger'
+                AND d.address_names[3] IN ('zz_tandem_row', '_tandem_capture', '_tandem_truncate')
+                AND EXISTS (SELECT FROM tandem.parts k
+                    WHERE k.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])))
+            OR d.object_type = 'table' AND EXISTS (SELECT FROM tandem.parts k WHERE k.relid = d.objid) LOOP
+        CONTINUE WHEN tandem.is_routing();
+        RAISE WARNING '% has gone, and tandem does not hear of what is written or was removed with it',
+            concat_ws(' ', t.kind, t.name, 'of', format('%I.%I', t.held_by[1], t.held_by[2]))
+            USING HINT = 'SELECT tandem.verify() says what is missing';
+        PERFORM tandem.note_doubt(format('%I.%I', t.held_by[1], t.held_by[2]),
+            concat_ws(' ', t.kind, t.name, 'was dropped'));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tandem.objects_dropped IS 'notes that a table of items, or a trigger of capture, was dropped';
+
 -- The tables below items that tandem has heard of.
 CREATE FUNCTION tandem.note_parts() RETURNS void
 LANGUAGE sql BEGIN ATOMIC
@@ -111,5 +139,8 @@ COMMENT ON FUNCTION tandem.doubtful IS 'why the items, or what tandem knows of t
 CREATE EVENT TRIGGER tandem_tables_changed ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE')
     EXECUTE FUNCTION tandem.tables_changed();
 CREATE EVENT TRIGGER tandem_table_rewritten ON table_rewrite EXECUTE FUNCTION tandem.table_rewritten();
+CREATE EVENT TRIGGER tandem_objects_dropped ON sql_drop WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER')
+    EXECUTE FUNCTION tandem.objects_dropped();
+ALTER EVENT TRIGGER tandem_objects_dropped ENABLE ALWAYS;
 ALTER EVENT TRIGGER tandem_tables_changed ENABLE ALWAYS;
 ALTER EVENT TRIGGER tandem_table_rewritten ENABLE ALWAYS;

@@ -131,6 +131,10 @@ LANGUAGE sql STABLE BEGIN ATOMIC
     UNION ALL SELECT 'blocks', (SELECT count(*)::text FROM tandem.blocks)
     UNION ALL SELECT 'mended_blocks', (SELECT f.mended::text FROM tandem.fold_state f)
     UNION ALL SELECT 'pending_folds', tandem.dirty_count()::text
+    UNION ALL SELECT 'log_bytes', (SELECT sum(pg_catalog.pg_relation_size(p.relid))::text
+        FROM pg_catalog.pg_partition_tree('tandem.changes') p WHERE p.isleaf)
+    UNION ALL SELECT 'log_kept_by', tandem.log_kept_by()
+    UNION ALL SELECT 'open_writer', tandem.open_writer()
     UNION ALL SELECT 'conflicts', (SELECT count(*)::text FROM tandem.conflicts)
     UNION ALL SELECT 'dead_letters', (SELECT count(*)::text FROM tandem.dead_letters)
     UNION ALL SELECT 'link ' || l.name, l.state || CASE WHEN l.paused THEN ' (paused)' ELSE '' END

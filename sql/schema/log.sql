@@ -115,9 +115,49 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION tandem.forget_tombstones IS 'drops old tombstones that every link has taken';
 
+-- Locks tell of it: whoever writes items, or reads the log, has a lock on the tables until the end of his transaction.
+CREATE FUNCTION tandem.lock_holder(tables oid[], modes text[]) RETURNS text
+LANGUAGE sql STABLE BEGIN ATOMIC
+    SELECT h.who || CASE WHEN count(*) OVER () > 1 THEN format(', and %s more', count(*) OVER () - 1) ELSE '' END
+    FROM (SELECT DISTINCT coalesce('process ' || l.pid || ' of ' || coalesce(a.usename::text, '?') || ' in database '
+                || coalesce(a.datname::text, '?')
+                || coalesce(', in a transaction since ' || date_trunc('second', a.xact_start), ''),
+            'prepared transaction ' || quote_literal(p.gid) || ' in database ' || p.database || ' since '
+                || date_trunc('second', p.prepared)) AS who, coalesce(a.xact_start, p.prepared) AS since
+        FROM pg_catalog.pg_locks l
+        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+        -- A prepared transaction has no process; its lock on its own number tells which one it is.
+        LEFT JOIN (pg_catalog.pg_locks x JOIN pg_catalog.pg_prepared_xacts p ON x.transactionid = p.transaction)
+            ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
+        WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY($1) AND ($2 IS NULL OR l.mode = ANY($2))
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+            AND l.pid IS DISTINCT FROM pg_backend_pid() AND coalesce(a.backend_type, '') NOT LIKE 'tandem %') h
+    ORDER BY h.since LIMIT 1;
+END;
+COMMENT ON FUNCTION tandem.lock_holder IS 'who has had a lock in one of the modes, any if NULL, on one of the tables for longest';
+
+CREATE FUNCTION tandem.open_writer() RETURNS text
+LANGUAGE sql STABLE BEGIN ATOMIC
+    SELECT tandem.lock_holder(ARRAY(SELECT p.relid FROM pg_catalog.pg_partition_tree('tandem.items') p WHERE p.isleaf),
+        '{RowExclusiveLock}');
+END;
+COMMENT ON FUNCTION tandem.open_writer IS
+    'the oldest open transaction that writes items: nobody hears of its changes before it ends';
+
+CREATE FUNCTION tandem.log_kept_by() RETURNS text
+LANGUAGE sql STABLE BEGIN ATOMIC
+    SELECT coalesce(
+        tandem.lock_holder(ARRAY(SELECT p.relid FROM pg_catalog.pg_partition_tree('tandem.changes') p WHERE p.isleaf), NULL),
+        (SELECT string_agg('link ' || l.name, ', ' ORDER BY l.name) FROM tandem.links l WHERE l.direction <> 'from_redis'
+            AND EXISTS (SELECT FROM tandem.changes_after(l.log_position))),
+        (SELECT 'the fold' FROM tandem.fold_state f WHERE EXISTS (SELECT FROM tandem.changes_after(f.position))));
+END;
+COMMENT ON FUNCTION tandem.log_kept_by IS
+    'who reads or writes the log in an open transaction, else which links or the fold have not read all of it; NULL for nobody';
+
 CREATE VIEW tandem.link_status AS
     SELECT l.name AS link, d.direction, CASE WHEN l.paused THEN 'paused' ELSE l.state END AS state, w.waiting,
-        w.lag_seconds, CASE d.direction WHEN 'from_redis' THEN l.redis_waits_for END AS waits_for, l.last_error,
+        w.lag_seconds, CASE d.direction WHEN 'from_redis' THEN l.redis_waits_for ELSE tandem.open_writer() END AS waits_for, l.last_error,
         l.last_error_at,
         (SELECT count(*) FROM tandem.dead_letters a WHERE a.link = l.name AND a.direction = d.direction) AS dead_letters,
         (SELECT count(*) FROM tandem.fold_state f CROSS JOIN LATERAL tandem.changes_after(f.position)) AS pending_folds,

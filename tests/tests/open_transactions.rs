@@ -81,6 +81,44 @@ fn a_writer_holds_back_its_own_changes_alone() {
     assert_eq!(in_feed(&mut client, &after, "open") + in_feed(&mut client, &after, "prepared"), 2);
 }
 
+/// Whoever has to find out why something does not come finds a name.
+#[test]
+fn who_holds_something_back_is_named() {
+    let pair = pair();
+    let (mut writer, mut reader, mut client) = (pair.sql(), pair.sql(), pair.sql());
+    let waits_for = "SELECT waits_for FROM tandem.link_status WHERE direction = 'to_redis'";
+    let fact = |name: &str| format!("SELECT value FROM tandem.status() WHERE name = '{name}'");
+    let mut named = |query: &str| value::<Option<String>>(&mut client, query);
+    wait::until("the log is read", DEADLINE, || named(&fact("log_kept_by")).is_none());
+    assert_eq!(named(waits_for), None);
+    run(&mut writer, "BEGIN; SELECT tandem.put('open', '[1]')");
+    let pid: i32 = value(&mut writer, "SELECT pg_backend_pid()");
+    let expected = format!("process {pid} of postgres in database postgres, in a transaction since ");
+    for query in [waits_for.to_owned(), fact("open_writer")] {
+        let found = named(&query);
+        assert!(found.as_ref().is_some_and(|found| found.starts_with(&expected)), "{query}: {found:?}");
+    }
+    run(&mut writer, "PREPARE TRANSACTION 'kept'");
+    for query in [waits_for.to_owned(), fact("open_writer"), fact("log_kept_by")] {
+        let found = named(&query);
+        let expected = "prepared transaction 'kept' in database postgres since ";
+        assert!(found.as_ref().is_some_and(|found| found.starts_with(expected)), "{query}: {found:?}");
+    }
+    run(&mut writer, "COMMIT PREPARED 'kept'");
+    wait::until("it is taken", DEADLINE, || named(&fact("log_kept_by")).is_none());
+    run(&mut reader, "BEGIN; SELECT count(*) FROM tandem.changes");
+    let pid: i32 = value(&mut reader, "SELECT pg_backend_pid()");
+    let found = named(&fact("log_kept_by"));
+    assert!(found.as_ref().is_some_and(|found| found.contains(&format!("process {pid} "))), "{found:?}");
+    assert_eq!(named(waits_for), None, "who reads holds nothing back");
+    run(&mut reader, "ROLLBACK");
+    pair.pause();
+    run(&mut writer, "SELECT tandem.put('later', '[1]')");
+    wait::until("it is folded", DEADLINE, || {
+        named(&fact("log_kept_by")) == Some(format!("link {}", pair.link))
+    });
+}
+
 #[test]
 fn a_prepared_writer_comes_after_a_restart() {
     let mut pair = pair();

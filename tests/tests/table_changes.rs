@@ -98,6 +98,37 @@ fn tables_that_come_and_go_are_named() {
     check_postgres(&mut client, "routes are no reason to doubt");
 }
 
+/// What is dropped is gone unheard of, and what is made in its place does not make up for it.
+#[test]
+fn what_is_dropped_is_named() {
+    let mut client = database();
+    run(&mut client, "CREATE TABLE public.mine PARTITION OF tandem.items FOR VALUES FROM ('m') TO ('n')");
+    run(&mut client, "INSERT INTO tandem.items (id, payload) VALUES ('m1', '1'); DROP TABLE public.mine");
+    let named = problems(&mut client);
+    assert!(named.contains("public.mine: table was dropped"), "{named}");
+    run(&mut client, "SELECT tandem.rebuild_blocks()");
+    check_postgres(&mut client, "without the table");
+    run(
+        &mut client,
+        "DO $$ DECLARE made text := (SELECT pg_get_triggerdef(oid) FROM pg_trigger \
+                WHERE tgrelid = 'tandem.items'::regclass AND tgname = '_tandem_capture'); \
+            BEGIN DROP TRIGGER _tandem_capture ON tandem.items; \
+            UPDATE tandem.items SET payload = '[3]' WHERE id = 'a1'; EXECUTE made; \
+            ALTER TABLE tandem.items ENABLE ALWAYS TRIGGER _tandem_capture; END $$",
+    );
+    let named = problems(&mut client);
+    assert!(named.contains("tandem.items: trigger _tandem_capture was dropped"), "{named}");
+    run(&mut client, "SELECT tandem.rebuild_blocks()");
+    check_postgres(&mut client, "counted anew");
+    // Nobody else's tables and triggers are any of its business.
+    run(
+        &mut client,
+        "CREATE ROLE bystander_of_drops; CREATE TABLE public.own (n int); ALTER TABLE own OWNER TO bystander_of_drops; \
+         SET ROLE bystander_of_drops; DROP TABLE public.own; RESET ROLE; CREATE TEMP TABLE t (n int); DROP TABLE t",
+    );
+    check_postgres(&mut client, "after others' tables were dropped");
+}
+
 #[test]
 fn who_has_no_part_in_tandem_changes_tables_as_ever() {
     let mut client = database();
