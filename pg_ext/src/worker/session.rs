@@ -381,11 +381,22 @@ impl Session {
         Ok(Some(link).filter(|link| !link.is_paused))
     }
 
-    /// Detaches the link in Redis if it has gone with the whole extension: nobody is left to do it later.
+    /// Whether nobody else will see to what Redis has of the link: it has gone with the whole extension, which may have been
+    /// made anew since.
+    fn is_orphan(&self) -> Outcome<bool> {
+        const IS_THERE: &str = "SELECT to_regclass('tandem.unlinked') IS NOT NULL";
+        const IS_KNOWN: &str = "SELECT EXISTS (SELECT FROM tandem.links l WHERE l.name = $1) \
+            OR EXISTS (SELECT FROM tandem.unlinked u WHERE u.name = $1)";
+        if read_one::<bool>(IS_THERE, &[])? != Some(true) {
+            return Ok(true);
+        }
+        Ok(read_one::<bool>(IS_KNOWN, &[self.name.as_str().into()])? == Some(false))
+    }
+
+    /// Detaches the link in Redis if nobody is left to do it later.
     fn leave(&mut self) {
         let Some(link) = self.last.take() else { return };
-        let is_there = "SELECT to_regclass('tandem.unlinked') IS NOT NULL";
-        if matches!(transaction(|| read_one::<bool>(is_there, &[])), Ok(Some(false))) {
+        if matches!(transaction(|| self.is_orphan()), Ok(true)) {
             let others = Shards::addresses(link.run.as_deref().unwrap_or_default());
             let detached = transaction(owner).map_err(Broken::from).and_then(|owner| {
                 let mut shards = Shards::open(&link.url, &others, None, Attach::Not)?;
