@@ -5,6 +5,7 @@ use crate::engine;
 use redis_module::{CallOptionsBuilder, CallResult, Context, logging};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::time::{Duration, Instant};
 use tandem_shared::codec::{Source, decode};
 use tandem_shared::digest::hex;
 use tandem_shared::{Audit, Body};
@@ -15,6 +16,8 @@ pub const STREAM: &str = "tandem:cdc";
 const PLAIN_BYTES_MAX: usize = 64;
 /// zstd's own default: beyond it time grows faster than what is saved.
 const ZSTD_LEVEL: i32 = 3;
+/// Time between two lines in the log about entries that the stream could not take.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// The field `meta`, a JSON object.
 #[derive(Serialize)]
@@ -35,7 +38,7 @@ struct Meta<'a> {
 }
 
 /// Appends a write if the stream is on. The write stands whatever becomes of the entry: that a key of another type
-/// is in the way is logged.
+/// is in the way is counted and logged.
 pub fn append(context: &Context, id: &str, encoded: &[u8], origin: Option<&str>) {
     let length_max = engine::with(|engine| engine.cdc_length_max).unwrap_or(0);
     if length_max == 0 {
@@ -88,7 +91,24 @@ pub fn append(context: &Context, id: &str, encoded: &[u8], origin: Option<&str>)
     let options = CallOptionsBuilder::new().replicate().errors_as_replies().build();
     let reply: CallResult = context.call_ext("XADD", &options, arguments.as_slice());
     if let Err(error) = reply {
-        logging::log_warning(format!("tandem: no entry in stream {STREAM}: {error}"));
+        lost(&error.to_string());
+    }
+}
+
+/// Counts an entry that the stream could not take, and says so in the log from time to time: each write may be one.
+fn lost(error: &str) {
+    let told = engine::with(|engine| {
+        engine.cdc_lost += 1;
+        let is_due = engine.cdc_lost_logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE);
+        is_due.then(|| {
+            engine.cdc_lost_logged = Some(Instant::now());
+            engine.cdc_lost
+        })
+    });
+    if let Ok(Some(count)) = told {
+        logging::log_warning(format!(
+            "tandem: no entry in stream {STREAM}: {error}; {count} since the start (cdc_lost in INFO tandem)"
+        ));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::reading::Reading;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tandem_shared::codec::{self, Source};
 use tandem_shared::content::Bounds;
 use tandem_shared::decide::Retention;
@@ -420,6 +420,10 @@ pub struct Engine {
     pub kept_for: Option<i32>,
     /// Length to which the CDC stream of a database is cut, 0 for no stream.
     pub cdc_length_max: u64,
+    /// Entries since the start that the CDC stream could not take.
+    pub cdc_lost: u64,
+    /// When the log has told of one last.
+    pub cdc_lost_logged: Option<Instant>,
     /// How long tombstones are kept.
     pub retention: Retention,
     /// How long a command waits for an id that is fetched.
@@ -451,6 +455,8 @@ thread_local! {
         expired_unloaded: Vec::new(),
         kept_for: None,
         cdc_length_max: 0,
+        cdc_lost: 0,
+        cdc_lost_logged: None,
         retention: Retention::of_ms(0),
         fetch_timeout: Duration::from_secs(1),
         fetch_ids_max: 10_000,

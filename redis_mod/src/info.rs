@@ -25,6 +25,7 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         context.add_info_field_long_long("fetches_denied", engine.fetches.denied as i64);
         context.add_info_field_long_long("fetches_late", engine.fetches.late as i64);
         context.add_info_field_long_long("cdc_maxlen", engine.cdc_length_max as i64);
+        context.add_info_field_long_long("cdc_lost", engine.cdc_lost as i64);
         let mut numbers: Vec<_> = engine.databases.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {

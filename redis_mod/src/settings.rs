@@ -2,7 +2,7 @@
 
 use crate::engine;
 use redis_module::configuration::{ConfigurationContext, ConfigurationFlags};
-use redis_module::{ConfigurationValue, Context, RedisGILGuard, RedisString};
+use redis_module::{ConfigurationValue, Context, ContextFlags, RedisError, RedisGILGuard, RedisString, raw};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub static PRINTED_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::
 /// Bound of what may wait for links in one database, in bytes.
 pub static PENDING_BYTES_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(PENDING_BYTES.default));
 /// Length to which `tandem:cdc` is cut, 0 for no stream.
-pub static CDC_LENGTH_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(0));
+pub static CDC_LENGTH_MAX: LazyLock<StreamLength> = LazyLock::new(StreamLength::default);
 /// How long removed ids are remembered once every link has taken the removal, 0 for ever.
 pub static RETENTION_MS: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(RETENTION.default));
 /// How long a command waits for an id that is fetched from Postgres, in milliseconds.
@@ -85,6 +85,40 @@ pub static FETCH_IDS_MAX: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(
 pub static ABSENT_MEMORY_MS: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(ABSENT_MEMORY.default));
 /// The secret that the digest key is derived from.
 pub static DIGEST_SECRET: LazyLock<RedisGILGuard<String>> = LazyLock::new(RedisGILGuard::default);
+
+/// The length of the stream. In a cluster there is none: the key `tandem:cdc` is served by one node, and what the others
+/// write could not be appended.
+#[derive(Debug, Default)]
+pub struct StreamLength(AtomicI64);
+
+impl ConfigurationValue<i64> for StreamLength {
+    fn get(&self, _: &ConfigurationContext) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, _: &ConfigurationContext, length: i64) -> std::result::Result<(), RedisError> {
+        if length != 0 && is_in_cluster() {
+            return Err(RedisError::String(no_stream().to_string()));
+        }
+        self.0.store(length, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn is_in_cluster() -> bool {
+    // SAFETY: the call is allowed without a context, and answers then for the server.
+    let flags = unsafe { raw::RedisModule_GetContextFlags.map_or(0, |flags| flags(std::ptr::null_mut())) };
+    ContextFlags::from_bits_truncate(flags).contains(ContextFlags::CLUSTER)
+}
+
+fn no_stream() -> Error {
+    let remedy = "leave it at 0, and read changes_since in Postgres";
+    Error::invalid(
+        "cdc-maxlen",
+        "has no meaning in a cluster, where one node serves the stream's key",
+        remedy,
+    )
+}
 
 /// A size was changed by CONFIG SET.
 pub fn changed<V: ConfigurationValue<i64>>(_: &ConfigurationContext, _: &str, _: &'static V) {
@@ -104,7 +138,7 @@ fn take_sizes() -> Result<()> {
             Bounds { content_bytes: bytes(&CONTENT_BYTES_MAX), printed_bytes: bytes(&PRINTED_BYTES_MAX) };
         engine.pending_bytes_max = bytes(&PENDING_BYTES_MAX);
         engine.retention = Retention::of_ms(RETENTION_MS.load(Ordering::Relaxed).try_into().unwrap_or(0));
-        engine.cdc_length_max = u64::try_from(CDC_LENGTH_MAX.load(Ordering::Relaxed)).unwrap_or(0);
+        engine.cdc_length_max = u64::try_from(CDC_LENGTH_MAX.0.load(Ordering::Relaxed)).unwrap_or(0);
     })
 }
 
@@ -132,6 +166,10 @@ pub fn check_arguments(arguments: &[RedisString]) -> Result<()> {
             let problem = format!("{name} cannot be '{value}'");
             let remedy = format!("give a number from {} to {}", number.min, number.max);
             return Err(Error::invalid("loadmodule", problem, remedy));
+        }
+        if name == CDC_LENGTH.name && value.parse_integer().is_ok_and(|length| length != 0) && is_in_cluster()
+        {
+            return Err(no_stream());
         }
     }
     Ok(())

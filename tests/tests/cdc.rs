@@ -4,6 +4,7 @@
 use redis::{Connection, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
+use tandem_tests::cluster::Cluster;
 use tandem_tests::pair::Pair;
 use tandem_tests::postgres as pg;
 use tandem_tests::redis::{Options, Redis, ask, ask_text, send};
@@ -177,4 +178,39 @@ fn what_a_link_brings_says_so() {
     });
     assert_eq!(meta(&told)["origin"].as_str(), Some(pair.link.as_str()));
     assert_eq!(meta(&told)["audit"]["home"].as_str(), Some("pg"));
+}
+
+#[test]
+fn what_the_stream_cannot_take_is_counted() {
+    let server = Redis::start(with_stream(Options::in_memory()));
+    let mut redis = server.connect();
+    let lost = |redis: &mut Connection| {
+        let info = ask_text(redis, &["INFO", "tandem"]).expect("INFO answers");
+        let line = info.lines().find_map(|line| line.strip_prefix("tandem_cdc_lost:").map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no count in {info}"))
+    };
+    assert_eq!(lost(&mut redis), "0");
+    ask(&mut redis, &["SET", "tandem:cdc", "text"]);
+    for _ in 0..2 {
+        ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+        ask(&mut redis, &["TANDEM.REMOVE", "a"]);
+    }
+    assert_eq!(lost(&mut redis), "4");
+    let lines = server.log_tail().matches("no entry in stream").count();
+    assert_eq!(lines, 1, "the log tells once: {}", server.log_tail());
+    ask(&mut redis, &["DEL", "tandem:cdc"]);
+    ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+    assert_eq!((lost(&mut redis).as_str(), entries(&mut redis).len()), ("4", 1));
+}
+
+#[test]
+fn a_cluster_has_no_stream_and_says_so() {
+    let cluster = Cluster::start(1);
+    let mut redis = cluster.nodes[0].connect();
+    let error = send(&mut redis, &["CONFIG", "SET", "tandem.cdc-maxlen", "1000"]).expect_err("refused");
+    let text = error.to_string();
+    assert!(text.contains("cluster") && text.contains("changes_since"), "{text}");
+    ask(&mut redis, &["CONFIG", "SET", "tandem.cdc-maxlen", "0"]);
+    ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+    assert!(entries(&mut redis).is_empty());
 }
