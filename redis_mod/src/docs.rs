@@ -1,7 +1,7 @@
 //! What COMMAND DOCS and COMMAND INFO say: summary and key specs of every command.
 
 use redis_module::{Context, raw};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 /// Where a command has its keys.
 enum Keys {
@@ -22,7 +22,7 @@ struct Doc {
     writes: bool,
 }
 
-const DOCS: [Doc; 30] = [
+const DOCS: [Doc; 31] = [
     Doc {
         name: c"tandem.put",
         summary: c"Writes an item under the next version, or a given one",
@@ -199,6 +199,13 @@ const DOCS: [Doc; 30] = [
         writes: true,
     },
     Doc {
+        name: c"tandem.state|help",
+        summary: c"Tells what the subcommands are",
+        complexity: c"O(1)",
+        keys: Keys::None,
+        writes: false,
+    },
+    Doc {
         name: c"tandem.verify",
         summary: c"Recounts the database and compares it with the index",
         complexity: c"O(N log N)",
@@ -254,9 +261,7 @@ fn set(context: &Context, doc: &Doc) -> bool {
     info.summary = doc.summary.as_ptr();
     info.complexity = doc.complexity.as_ptr();
     info.since = c"0.1.0".as_ptr();
-    // Any number reaches the handler, which answers a wrong one with our own code and the usage.
-    // But a container has none: by itself it must be refused by Redis, which else calls what is not there.
-    info.arity = if doc.name == c"tandem.state" { -2 } else { -1 };
+    info.arity = arity(doc.name);
     info.key_specs = specs.as_ptr().cast_mut();
     // SAFETY: the strings and specs outlive the call, which copies them; the specs end with a zeroed one.
     let status = unsafe {
@@ -265,6 +270,24 @@ fn set(context: &Context, doc: &Doc) -> bool {
     };
     set_categories(context, doc);
     status == Some(raw::Status::Ok as i32)
+}
+
+/// The number of words that a command has, its name included, or the least number, negative, where there may be more.
+/// Redis refuses others by itself, which within MULTI refuses the transaction, and in which the handler's own answer,
+/// given at EXEC, comes too late.
+fn arity(name: &CStr) -> c_int {
+    match name.to_bytes() {
+        b"tandem.verify" => 1,
+        b"tandem.status" | b"tandem.wait" | b"tandem.state|help" => 2,
+        b"tandem.apply" | b"tandem.state|count" => 3,
+        b"tandem.state|has" => 4,
+        b"tandem.count" => -1,
+        b"tandem.put" | b"tandem.getorput" | b"tandem.merge" => -3,
+        b"tandem.state|list" | b"tandem.state|get" | b"tandem.state|remove" => -3,
+        b"tandem.state|set" => -4,
+        b"tandem.state|move" => -5,
+        _ => -2,
+    }
 }
 
 /// Puts the command into ACL categories, where the server knows them for modules (Redis 7.2 on). On 7.0 each command

@@ -15,7 +15,7 @@ const WRAPPING: usize = 2;
 
 /// One element of the array. What an operation does not take must be absent.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Element<'a> {
     #[serde(borrow, default)]
     op: Option<Cow<'a, str>>,
@@ -82,7 +82,8 @@ pub fn stamp(operations: &mut [(String, Operation)], batch: &str) -> Result<()> 
 
 fn read(json: &[u8], only: Option<&str>, bounds: Bounds) -> Result<Vec<(String, Operation)>> {
     // The canonical form settles what JSON is, duplicate keys included, before another reader sees it.
-    let canonical = measure(json, JSON_DEPTH_MAX + WRAPPING)?.bytes;
+    let measured = measure(json, JSON_DEPTH_MAX + WRAPPING);
+    let canonical = measured.map_err(|error| error.in_json_of("the batch"))?.bytes;
     let elements: Vec<&RawValue> = serde_json::from_slice(&canonical)
         .map_err(|_| Error::invalid("batch", "is not an array", "give an array of objects"))?;
     check_count(elements.len())?;
@@ -268,6 +269,10 @@ mod tests {
             assert_eq!(refused(json).code(), Code::Invalid, "{json}");
         }
         assert_eq!(refused("[").code(), Code::BadJson);
+        let text = refused("[").to_string();
+        assert!(text.starts_with("the batch is refused at byte 1") && !text.contains("BINARY"), "{text}");
+        let text = refused("[1]").to_string();
+        assert!(text.contains("expected an object") && !text.contains("struct"), "{text}");
         assert!(items(br#"[{"id":"a","payload":1}]"#, BOUNDS).is_ok());
         assert!(items(br#"[{"op":"delete","id":"a"}]"#, BOUNDS).is_err());
     }

@@ -78,12 +78,16 @@ pub enum Error {
         remedy: String,
     },
     /// JSON text is refused at byte `offset`.
-    #[error("JSON content is refused at byte {offset}: {problem}; mend the text or store it as BINARY")]
+    #[error("{what} is refused at byte {offset}: {problem}; {remedy}")]
     BadJson {
+        /// Whose text it is.
+        what: &'static str,
         /// Position in the text that came in, in bytes from 0.
         offset: usize,
         /// What is wrong there.
         problem: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// `what` has `actual_bytes`, more than `limit_bytes`.
     #[error("{what} has {actual_bytes} bytes, at most {limit_bytes} are allowed; shorten it or split it")]
@@ -246,7 +250,19 @@ impl Error {
 
     /// JSON is refused at a byte.
     pub fn bad_json(offset: usize, problem: &'static str) -> Error {
-        Error::BadJson { offset, problem }
+        let (what, remedy) = ("JSON content", "mend the text or store it as BINARY");
+        Error::BadJson { what, offset, problem, remedy }
+    }
+
+    /// The same of JSON that is no content, and so cannot be binary.
+    #[must_use]
+    pub fn in_json_of(self, what: &'static str) -> Error {
+        match self {
+            Error::BadJson { offset, problem, .. } => {
+                Error::BadJson { what, offset, problem, remedy: "mend the text" }
+            }
+            other => other,
+        }
     }
 
     /// This error as that of one item of a batch.

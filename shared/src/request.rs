@@ -148,7 +148,7 @@ impl MergeRequest {
             version: options.version.map(Version::parse).transpose()?,
             precondition: precondition(options.if_match, options.if_absent)?,
             audit: options.audit.map(Audit::new).transpose()?,
-            patch: Content::json(patch, bounds)?,
+            patch: Content::json(patch, bounds).map_err(|error| error.in_json_of("the patch"))?,
             bounds,
         })
     }

@@ -230,7 +230,8 @@ impl Audit {
 
 /// The canonical form of an object and what Postgres prints of it in bytes.
 fn canonical_object(text: &str) -> Result<(String, usize)> {
-    let Canonical { bytes, printed_bytes } = measure(text.as_bytes(), JSON_DEPTH_MAX)?;
+    let measured = measure(text.as_bytes(), JSON_DEPTH_MAX).map_err(|error| error.in_json_of("audit"))?;
+    let Canonical { bytes, printed_bytes } = measured;
     let canonical = String::from_utf8(bytes).map_err(|_| Error::bad_json(0, "it is not UTF-8"))?;
     if !canonical.starts_with('{') {
         return Err(Error::invalid(

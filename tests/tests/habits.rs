@@ -183,3 +183,63 @@ fn a_fill_that_is_refused_is_one_refusal() {
     assert!(text.starts_with("NOLINK"), "{text}");
     assert_eq!(ask_text(&mut redis, &["PING"]).as_deref(), Some("PONG"), "nothing is left of the reply");
 }
+
+#[test]
+fn a_transaction_with_a_wrong_number_of_arguments_is_refused_as_a_whole() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    for wrong in [
+        &["TANDEM.PUT", "a"][..],
+        &["TANDEM.GET"],
+        &["TANDEM.MGET"],
+        &["TANDEM.REMOVE"],
+        &["TANDEM.MERGE", "a"],
+        &["TANDEM.STATUS", "a", "b"],
+        &["TANDEM.STATE", "SET", "a"],
+        &["TANDEM.STATE", "MOVE", "a", "b"],
+        &["TANDEM.STATE", "COUNT"],
+        &["TANDEM.WAIT"],
+        &["TANDEM.VERIFY", "a"],
+        &["TANDEM.BATCH"],
+        &["TANDEM.SCAN"],
+    ] {
+        ask(&mut redis, &["MULTI"]);
+        let text = refusal(&mut redis, wrong);
+        assert!(text.contains("wrong number of arguments"), "{}: {text}", wrong.join(" "));
+        ask(&mut redis, &["TANDEM.PUT", "done", "1"]);
+        let text = refusal(&mut redis, &["EXEC"]);
+        assert!(text.starts_with("EXECABORT"), "{}: {text}", wrong.join(" "));
+        assert_eq!(ask_number(&mut redis, &["TANDEM.COUNT"]), 0);
+    }
+}
+
+#[test]
+fn help_is_given_where_it_is_offered() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    let text = refusal(&mut redis, &["TANDEM.STATE", "BOGUS"]);
+    assert!(text.contains("TANDEM.STATE HELP"), "{text}");
+    let Value::Array(lines) = ask(&mut redis, &["TANDEM.STATE", "HELP"]) else { panic!("lines") };
+    let lines = format!("{lines:?}");
+    for subcommand in ["LIST", "GET", "COUNT", "HAS", "SET", "MOVE", "REMOVE"] {
+        assert!(lines.contains(subcommand), "{subcommand}: {lines}");
+    }
+}
+
+#[test]
+fn json_that_is_no_content_is_told_to_be_mended_and_not_to_be_stored() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    ask(&mut redis, &["TANDEM.PUT", "a", "{}"]);
+    for (words, whose) in [
+        (&["TANDEM.BATCH", "[{"][..], "the batch"),
+        (&["TANDEM.PUT", "a", "{}", "AUDIT", "{"], "audit"),
+        (&["TANDEM.MERGE", "a", "{"], "the patch"),
+    ] {
+        let text = refusal(&mut redis, words);
+        assert!(text.starts_with(&format!("BADJSON {whose} is refused at byte")), "{text}");
+        assert!(!text.contains("BINARY"), "{text}");
+    }
+    let text = refusal(&mut redis, &["TANDEM.BATCH", "[7]"]);
+    assert!(text.starts_with("INVALID") && text.contains("expected an object"), "{text}");
+}

@@ -125,6 +125,23 @@ fn remove(context: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
     Ok(RedisValue::Integer(remove_range(context, Range::all(), Some(state), limit, &request)?))
 }
 
+/// What TANDEM.STATE HELP says, as Redis' own containers do.
+const HELP: [&str; 8] = [
+    "TANDEM.STATE <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "LIST state [AFTER id] [LIMIT n]: the ids that have a state in byte order",
+    "GET state [AFTER id] [LIMIT n]: the items that have a state in byte order of their ids",
+    "COUNT state: how many items have a state",
+    "HAS id state: whether an item has a state",
+    "SET id state [IFMATCH etag] [AUDIT json]: gives an item another state",
+    "MOVE id from to [AUDIT json]: moves an item from one state to another, if it is in the one",
+    "REMOVE state [LIMIT n] [AUDIT json]: deletes the items that have a state",
+];
+
+fn help(_: &Context, args: Vec<RedisString>) -> Result<RedisValue> {
+    after_name(&args, "TANDEM.STATE HELP").end()?;
+    Ok(RedisValue::Array(HELP.into_iter().map(RedisValue::SimpleStringStatic).collect()))
+}
+
 /// Makes a callback of a handler: Redis wants a function of its own for each subcommand.
 macro_rules! callback {
     ($name:ident, $handler:expr) => {
@@ -146,12 +163,13 @@ callback!(on_has, has);
 callback!(on_set, set);
 callback!(on_move, move_to);
 callback!(on_remove, remove);
+callback!(on_help, help);
 
 type Callback =
     unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut *mut raw::RedisModuleString, c_int) -> c_int;
 
 /// Name, callback, flags and, where it has one, the position of the key.
-const SUBCOMMANDS: [(&CStr, Callback, &CStr, c_int); 7] = [
+const SUBCOMMANDS: [(&CStr, Callback, &CStr, c_int); 8] = [
     (c"list", on_list, c"readonly", 0),
     (c"get", on_get, c"readonly", 0),
     (c"count", on_count, c"readonly fast", 0),
@@ -159,6 +177,7 @@ const SUBCOMMANDS: [(&CStr, Callback, &CStr, c_int); 7] = [
     (c"set", on_set, c"write deny-oom", 2),
     (c"move", on_move, c"write deny-oom", 2),
     (c"remove", on_remove, c"write", 0),
+    (c"help", on_help, c"readonly fast", 0),
 ];
 
 /// Registers the container and its subcommands; the crate's own table knows none. False if Redis refuses.
