@@ -402,6 +402,8 @@ pub struct Engine {
     pub refused_writes: u64,
     /// Panics caught since the start.
     pub panics: u64,
+    /// What the master, or the AOF, said since the start and could not be done here.
+    pub failed_effects: u64,
     /// Evictions since the start.
     pub evictions: Evictions,
     /// The item that left its key last: an eviction or an expiry is announced after it.
@@ -446,6 +448,7 @@ thread_local! {
         own_write: false,
         refused_writes: 0,
         panics: 0,
+        failed_effects: 0,
         evictions: Evictions::default(),
         last_left: None,
         read: None,

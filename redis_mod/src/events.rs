@@ -4,7 +4,7 @@
 
 use crate::engine::{self, Arrival, Engine, Left, Read, Remains};
 use crate::guard::caught;
-use crate::item::Item;
+use crate::item::{self, Item};
 use crate::keys::{self, Look};
 use crate::store::{Gone, selected};
 use crate::{arrivals, blocked, past, persist, retention};
@@ -367,7 +367,9 @@ unsafe extern "C" fn on_fork(
     subevent: u64,
     _: *mut std::ffi::c_void,
 ) {
-    if subevent != raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
+    let is_born = subevent == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN;
+    item::is_saved(is_born);
+    if !is_born {
         return;
     }
     caught("the start of a child", (), || {

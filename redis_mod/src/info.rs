@@ -16,6 +16,7 @@ pub fn info(context: &InfoContext, _for_crash_report: bool) {
         context.add_info_field_long_long("pending_bytes_max", engine.pending_bytes_max as i64);
         context.add_info_field_long_long("refused_writes", engine.refused_writes as i64);
         context.add_info_field_long_long("panics", engine.panics as i64);
+        context.add_info_field_long_long("failed_effects", engine.failed_effects as i64);
         context.add_info_field_long_long("evicted_items", engine.evictions.items as i64);
         context.add_info_field_long_long("evicted_unread_items", engine.evictions.unread as i64);
         context.add_info_field_long_long("evicted_reads", engine.evictions.reads as i64);

@@ -1,6 +1,7 @@
 //! What stands at a key: a live revision, whether it stays in this tier, and how often it was read here.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_shared::codec::{self, Source};
 use tandem_shared::{Error, Head, Result, Revision};
@@ -15,6 +16,15 @@ pub struct Item {
     /// Whether it is local (1 bit), its reads (31 bits) and the second of the last one (32 bits): in one word, the item
     /// fits the allocator's class of 112 bytes.
     word: Cell<u64>,
+}
+
+/// A child of this server saves. It shares the memory, and each page that is written meanwhile is copied.
+static IS_SAVED: AtomicBool = AtomicBool::new(false);
+
+/// Says that a child saves, or does no more: reads are not counted while one does, as Redis leaves its own times of the
+/// last access alone then.
+pub fn is_saved(is_saved: bool) {
+    IS_SAVED.store(is_saved, Ordering::Relaxed);
 }
 
 const LOCAL_BIT: u64 = 1 << 63;
@@ -33,6 +43,9 @@ impl Item {
 
     /// Counts a read. The counters are of this server only: never saved, replicated or hashed.
     pub fn touch(&self) {
+        if IS_SAVED.load(Ordering::Relaxed) {
+            return;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let reads = (self.accesses() + 1).min(READS_MAX);
         let second = now.min(u32::MAX.into());

@@ -243,3 +243,42 @@ fn json_that_is_no_content_is_told_to_be_mended_and_not_to_be_stored() {
     let text = refusal(&mut redis, &["TANDEM.BATCH", "[7]"]);
     assert!(text.starts_with("INVALID") && text.contains("expected an object"), "{text}");
 }
+
+#[test]
+fn reads_leave_items_alone_while_a_child_saves() {
+    let server = Redis::start(Options::in_memory());
+    let mut redis = server.connect();
+    let reads = |redis: &mut Connection| field(&ask(redis, &["TANDEM.STATUS", "a"]), "access_count");
+    ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+    ask(&mut redis, &["TANDEM.GET", "a"]);
+    assert_eq!(reads(&mut redis), Value::Int(1));
+    // So long that the child is still there.
+    ask(&mut redis, &["CONFIG", "SET", "rdb-key-save-delay", "600000000"]);
+    ask(&mut redis, &["BGSAVE"]);
+    ask(&mut redis, &["TANDEM.GET", "a"]);
+    ask(&mut redis, &["TANDEM.MGET", "a"]);
+    assert_eq!(counted(&mut redis, "persistence", "rdb_bgsave_in_progress"), 1);
+    assert_eq!(reads(&mut redis), Value::Int(1), "each would have a page of memory copied");
+    // Which ends the child.
+    ask(&mut redis, &["FLUSHALL"]);
+    wait::until("the child is gone", DEADLINE, || {
+        counted(&mut redis, "persistence", "rdb_bgsave_in_progress") == 0
+    });
+    ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+    ask(&mut redis, &["TANDEM.GET", "a"]);
+    assert_eq!(reads(&mut redis), Value::Int(1));
+}
+
+#[test]
+fn what_a_replica_cannot_take_is_counted_there() {
+    let (master, replica) = replicated(Options::in_memory);
+    let (mut redis, mut copy) = (master.connect(), replica.connect());
+    assert_eq!(counted(&mut copy, "tandem", "tandem_failed_effects"), 0);
+    ask(&mut copy, &["CONFIG", "SET", "replica-read-only", "no"]);
+    ask(&mut copy, &["SET", "a", "of another type"]);
+    ask(&mut redis, &["TANDEM.PUT", "a", "1"]);
+    ask(&mut redis, &["TANDEM.PUT", "b", "1"]);
+    assert_eq!(ask_number(&mut redis, &["WAIT", "1", "0"]), 1);
+    assert_eq!(counted(&mut copy, "tandem", "tandem_failed_effects"), 1);
+    assert_eq!(ask_number(&mut copy, &["TANDEM.COUNT"]), 1);
+}
