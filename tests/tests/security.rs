@@ -266,6 +266,33 @@ fn lay_traps(mallory: &mut Client, schema: &str) {
     }
 }
 
+/// Types named as those that statements cast to, and casts of a type of mallory's own: a check of the one and a function
+/// of the other run wherever such a name is looked up on mallory's path.
+fn lay_types(mallory: &mut Client, schema: &str) {
+    run(
+        mallory,
+        &format!(
+            "CREATE FUNCTION {schema}.passes(what pg_catalog.text) RETURNS boolean LANGUAGE sql AS \
+                 $$SELECT {schema}.spring(what); SELECT true$$; \
+             CREATE TYPE {schema}.own AS (content pg_catalog.text); \
+             CREATE FUNCTION {schema}.to_own(pg_catalog.text) RETURNS {schema}.own LANGUAGE sql AS \
+                 $$SELECT {schema}.spring('a cast to own'); SELECT ROW($1)::{schema}.own$$; \
+             CREATE FUNCTION {schema}.of_own({schema}.own) RETURNS pg_catalog.text LANGUAGE sql AS \
+                 $$SELECT {schema}.spring('a cast of own'); SELECT ($1).content$$; \
+             CREATE CAST (pg_catalog.text AS {schema}.own) WITH FUNCTION {schema}.to_own AS IMPLICIT; \
+             CREATE CAST ({schema}.own AS pg_catalog.text) WITH FUNCTION {schema}.of_own AS IMPLICIT"
+        ),
+    );
+    for kind in ["text", "jsonb", "bytea", "name", "oid", "regclass", "bool", "int8", "timestamptz"] {
+        run(
+            mallory,
+            &format!(
+                "CREATE DOMAIN {schema}.{kind} AS pg_catalog.{kind} CHECK ({schema}.passes('a value of {kind}'))"
+            ),
+        );
+    }
+}
+
 /// What of mallory's another role ran.
 fn sprung(owner: &mut Client, schema: &str) -> Vec<String> {
     let query = format!(
@@ -413,6 +440,7 @@ fn the_owner_of_a_served_database_gains_nothing_from_the_workers() {
     lay_traps(&mut mallory, "public");
     lay_traps(&mut mallory, "evil");
     lay_exact_traps(&mut mallory, "evil");
+    lay_types(&mut mallory, "evil");
     // Reaches sessions that begin from now on, and so the workers.
     run(&mut mallory, "ALTER DATABASE served SET search_path = evil, public, pg_catalog");
     let mut owner = postgres.connect_as("postgres", "served");
