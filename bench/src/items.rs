@@ -45,7 +45,8 @@ fn command(words: &[&str]) -> Cmd {
     command
 }
 
-/// In bare Redis: the content under `bare:` and the id, a set for each state, and a sorted set of all ids for their order.
+/// In bare Redis: the content under `bare:` and the id, a set for each state, and a sorted set of all ids for their
+/// order.
 fn in_redis(size: Size) {
     let ours = Redis::start(Options::in_memory());
     let bare = Redis::start(Options::in_memory());

@@ -137,8 +137,8 @@ impl Timetable {
         id.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    /// Sends every number when it is due, those that are due already together; when each was acknowledged, and how many
-    /// requests it took.
+    /// Sends every number when it is due, those that are due already together; when each was acknowledged, and how
+    /// many requests it took.
     fn keep(
         &self,
         numbers: impl Iterator<Item = usize>,

@@ -1,5 +1,5 @@
-//! Places where a worker can be made to die, for the tests that show that its death loses nothing. Only a build with the
-//! feature `fault-points` has them, and there the setting `tandem.fault_point` says where.
+//! Places where a worker can be made to die, for the tests that show that its death loses nothing. Only a build with
+//! the feature `fault-points` has them, and there the setting `tandem.fault_point` says where.
 
 /// A place, between two things that a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -76,8 +76,8 @@ fn owner_of(table: pg_sys::Oid) -> Result<pg_sys::Oid> {
     }
 }
 
-/// The one value of a statement that only reads. pgrx' own functions for one value take a number of a transaction, which
-/// costs a record in the WAL and a row's worth of age for nothing.
+/// The one value of a statement that only reads. pgrx' own functions for one value take a number of a transaction,
+/// which costs a record in the WAL and a row's worth of age for nothing.
 pub fn read_one<T: FromDatum + IntoDatum>(statement: &str, args: &[DatumWithOid<'_>]) -> Outcome<Option<T>> {
     Spi::connect(|client| {
         let rows = client.select(statement, Some(1), args)?;
@@ -132,7 +132,8 @@ pub fn waiting_for_locks<T>(work: impl FnOnce() -> T) -> T {
     if is_unlimited { with(&[(c"lock_timeout", c"5s")], work) } else { work() }
 }
 
-/// Runs `work` without the ordinary triggers of the tables that it writes. For rows that change their place and nothing else.
+/// Runs `work` without the ordinary triggers of the tables that it writes. For rows that change their place and
+/// nothing else.
 pub fn without_triggers<T>(work: impl FnOnce() -> T) -> T {
     with(&[(c"session_replication_role", c"replica")], work)
 }
@@ -142,8 +143,8 @@ fn with<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -> T {
     // SAFETY: begins a level that `Saved` ends.
     let _saved = Saved(unsafe { pg_sys::NewGUCNestLevel() });
     for (name, value) in settings {
-        // SAFETY: names and values are literals. Who calls may not be allowed to change each of them; the statements that
-        // run under them are this library's.
+        // SAFETY: names and values are literals. Who calls may not be allowed to change each of them; the statements
+        // that run under them are this library's.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),

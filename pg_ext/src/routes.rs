@@ -3,11 +3,11 @@
 //! The partition of a prefix is a partitioned table, the node: its default partition is the table that was named, and
 //! the nodes of longer prefixes are its other partitions. Node and table change their place in one transaction with
 //! the rows. Moving is no change of an item: rows go from one table to another while neither is a partition, so that
-//! versions, hashes and the log stay as they are, and no trigger and no subscriber hears of it. Nobody else writes, for
-//! every table of items is locked.
+//! versions, hashes and the log stay as they are, and no trigger and no subscriber hears of it. Nobody else writes,
+//! for every table of items is locked.
 //!
-//! What a table holds is also said by CHECK constraints of its own. Postgres takes them as proof when it makes the table a
-//! partition again, and does not read through it; and a route costs what it moves.
+//! What a table holds is also said by CHECK constraints of its own. Postgres takes them as proof when it makes the
+//! table a partition again, and does not read through it; and a route costs what it moves.
 
 use crate::api::arguments::given;
 use crate::error::{Outcome, answer};
@@ -359,8 +359,8 @@ fn make(client: &mut SpiClient<'_>, prefix: &str, name: &str, number: i64, route
 }
 
 /// Gives a table the owner of `items`, and makes it one of the extension's: a dump then leaves it to the row in
-/// `tandem.routes`, and nobody drops it by mistake. Nobody else gets rights on it: the policies of `items` hold for who
-/// goes through `items`.
+/// `tandem.routes`, and nobody drops it by mistake. Nobody else gets rights on it: the policies of `items` hold for
+/// who goes through `items`.
 fn own_as_items(client: &mut SpiClient<'_>, table: &str) -> Outcome<()> {
     let owner = client.update(
         "SELECT r.rolname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner \

@@ -42,8 +42,8 @@ pub fn of_this_moment_if_it_may<T>(read: impl FnOnce() -> T) -> T {
     if is_of_one_moment() { read() } else { of_this_moment(read) }
 }
 
-/// Reads the log without keeping its tables locked until the transaction ends: they could not be emptied for so long. What is
-/// read is the caller's; a transaction that has read a hash stays out of everybody's way.
+/// Reads the log without keeping its tables locked until the transaction ends: they could not be emptied for so long.
+/// What is read is the caller's; a transaction that has read a hash stays out of everybody's way.
 pub fn leaving_no_lock<T>(read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     let mut value = None;
     // A subtransaction that is undone lets go of the locks that it took.

@@ -121,9 +121,9 @@ fn client_user(context: &Context) -> Option<RedisString> {
     owned(name)
 }
 
-/// The user on whose behalf a script or another module calls, whose own client has no number. GetCurrentUserName must not
-/// be asked where there is none, as it does not look; but a call with that user's rights says so. It is a call of the
-/// very command, which the user may run or would not be here.
+/// The user on whose behalf a script or another module calls, whose own client has no number. GetCurrentUserName must
+/// not be asked where there is none, as it does not look; but a call with that user's rights says so. It is a call of
+/// the very command, which the user may run or would not be here.
 fn borrowed_user(context: &Context, command: &[&str]) -> Option<RedisString> {
     let (name, rest) = command.split_first()?;
     let options = CallOptionsBuilder::new().verify_acl().errors_as_replies().build();

@@ -1,7 +1,8 @@
-//! Items that arrive at keys by RENAME, COPY, RESTORE and MOVE, without a command of ours. They come with the versions that
-//! they had elsewhere, and what is known of the ids where they arrive may be later: then they would lose against what
-//! the other side has. So they count on from there, as a put would, before anybody asks tandem for them: Redis allows no
-//! write within the notification, hence before the next command of ours, or a moment later by a timer.
+//! Items that arrive at keys by RENAME, COPY, RESTORE and MOVE, without a command of ours. They come with the
+//! versions that they had elsewhere, and what is known of the ids where they arrive may be later: then they would
+//! lose against what the other side has. So they count on from there, as a put would, before anybody asks tandem for
+//! them: Redis allows no write within the notification, hence before the next command of ours, or a moment later by a
+//! timer.
 
 use crate::engine::{self, Arrival, Engine};
 use crate::guard::caught;

@@ -2,10 +2,10 @@
 //! links have taken what was written before; and those around ids that are fetched: users until theirs are there, the
 //! links' readers in `TANDEM.LINK WANTED` until there are any.
 //!
-//! Redis keeps a blocked client's handle alive after a disconnect until it is unblocked once, so whoever takes a handle
-//! out of the list here unblocks it, and nobody else does. Redis is told of no time-out: where one passes in the moment in
-//! which the client is unblocked, Redis 7.0 and early versions of 7.2 throw the reply away. A timer of ours takes out of
-//! the list whoever has waited long enough, so that there is one way out of it, and one reply.
+//! Redis keeps a blocked client's handle alive after a disconnect until it is unblocked once, so whoever takes a
+//! handle out of the list here unblocks it, and nobody else does. Redis is told of no time-out: where one passes in
+//! the moment in which the client is unblocked, Redis 7.0 and early versions of 7.2 throw the reply away. A timer of
+//! ours takes out of the list whoever has waited long enough, so that there is one way out of it, and one reply.
 
 use crate::clients::Written;
 use crate::commands::fill::answer_wanted;

@@ -55,7 +55,8 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             return null_mut();
         }
         let Ok(buffer) = raw::load_string_buffer(io) else { return null_mut() };
-        // What RESTORE brings is a client's word; what a file or a full synchronisation brings was written by a server.
+        // What RESTORE brings is a client's word; what a file or a full synchronisation brings was written by a
+        // server.
         let is_loading = engine::with(|engine| engine.is_loading).unwrap_or_default();
         match Item::decode(buffer.as_ref(), if is_loading { Source::Own } else { Source::Foreign }) {
             Ok(item) => {

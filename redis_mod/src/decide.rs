@@ -111,7 +111,8 @@ pub fn plan(
     Ok(written(Planned { change, digest }))
 }
 
-/// Decides the removal of an item of which only the version is known: its copy has left here, and the other side has it.
+/// Decides the removal of an item of which only the version is known: its copy has left here, and the other side has
+/// it.
 pub fn plan_removal_of_gone(
     key: &DigestKey,
     id: &str,

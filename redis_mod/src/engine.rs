@@ -179,8 +179,8 @@ impl Database {
         self.pending.acknowledge(&taken.link, taken.seq, &taken.except, &refused).unwrap_or(0)
     }
 
-    /// Whether what was written under an id can neither be read nor has left the keyspace: a copy that has expired while
-    /// Redis deletes none, as it does not while it holds writes back.
+    /// Whether what was written under an id can neither be read nor has left the keyspace: a copy that has expired
+    /// while Redis deletes none, as it does not while it holds writes back.
     pub fn is_in_limbo(&self, id: &str) -> bool {
         self.index.get(id).is_some()
     }
@@ -192,8 +192,9 @@ impl Database {
         self.pending.get(id).is_some_and(waits) && self.pending.waits(link, id)
     }
 
-    /// Whether an id that is not here stays away until it is read, as far as a link goes to which Redis is a cache: it may
-    /// have expired since the link's worker asked whether it is here, and would come back without its time to live.
+    /// Whether an id that is not here stays away until it is read, as far as a link goes to which Redis is a cache:
+    /// it may have expired since the link's worker asked whether it is here, and would come back without its time to
+    /// live.
     pub fn is_unheld(&self, link: &str, id: &str) -> bool {
         !self.tombstones.contains_key(id) && self.readings.get(link).is_some_and(|reading| !reading.cares(id))
     }

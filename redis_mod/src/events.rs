@@ -389,8 +389,8 @@ unsafe extern "C" fn on_fork(
     });
 }
 
-/// Writes the books into the AOF where they are due, unless Redis holds back whatever goes to replicas, as during CLIENT
-/// PAUSE and a failover: then they are written afterwards.
+/// Writes the books into the AOF where they are due, unless Redis holds back whatever goes to replicas, as during
+/// CLIENT PAUSE and a failover: then they are written afterwards.
 pub fn write_books(context: &Context) {
     if !retention::may_write(context) {
         return;

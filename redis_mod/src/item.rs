@@ -13,16 +13,16 @@ const LOCAL: u8 = 1;
 pub struct Item {
     /// The revision.
     pub revision: Revision,
-    /// Whether it is local (1 bit), its reads (31 bits) and the second of the last one (32 bits): in one word, the item
-    /// fits the allocator's class of 112 bytes.
+    /// Whether it is local (1 bit), its reads (31 bits) and the second of the last one (32 bits): in one word, the
+    /// item fits the allocator's class of 112 bytes.
     word: Cell<u64>,
 }
 
 /// A child of this server saves. It shares the memory, and each page that is written meanwhile is copied.
 static IS_SAVED: AtomicBool = AtomicBool::new(false);
 
-/// Says that a child saves, or does no more: reads are not counted while one does, as Redis leaves its own times of the
-/// last access alone then.
+/// Says that a child saves, or does no more: reads are not counted while one does, as Redis leaves its own times of
+/// the last access alone then.
 pub fn is_saved(is_saved: bool) {
     IS_SAVED.store(is_saved, Ordering::Relaxed);
 }

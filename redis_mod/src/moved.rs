@@ -1,6 +1,6 @@
-//! Ghosts of slots that another master of a cluster has now. Books do not move with slots: where the slot is, nothing is
-//! known of what has expired, and here a ghost would stand in comparisons for a copy that the other master is to have. So
-//! they are forgotten before anything is compared, which then brings the copies to where the slot is.
+//! Ghosts of slots that another master of a cluster has now. Books do not move with slots: where the slot is, nothing
+//! is known of what has expired, and here a ghost would stand in comparisons for a copy that the other master is to
+//! have. So they are forgotten before anything is compared, which then brings the copies to where the slot is.
 
 use crate::engine;
 use crate::retention::may_write;

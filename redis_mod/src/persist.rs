@@ -133,8 +133,8 @@ pub fn load(bytes: &[u8]) -> Result<Vec<(i32, Database)>> {
     Ok(databases)
 }
 
-/// Puts loaded books in the place of the present ones. The indexes are those of the keys that are there, and of those that
-/// are loaded next.
+/// Puts loaded books in the place of the present ones. The indexes are those of the keys that are there, and of those
+/// that are loaded next.
 pub fn install(engine: &mut Engine, books: Vec<(i32, Database)>) {
     let before = std::mem::replace(&mut engine.databases, books.into_iter().collect());
     for (number, before) in before {

@@ -125,8 +125,8 @@ impl Reading {
         self.heard.is_some_and(|heard| now.duration_since(heard) < LOST)
     }
 
-    /// What is known of an id that is not here and has left no tombstone. `dropped`: its copy was, and is not back, or is
-    /// aside until Postgres has it.
+    /// What is known of an id that is not here and has left no tombstone. `dropped`: its copy was, and is not back,
+    /// or is aside until Postgres has it.
     pub fn look_up(&self, id: &str, dropped: bool, now: Instant, memory: Duration) -> Lookup {
         let is_known = !dropped && if self.mirrors(id) { self.is_whole } else { self.is_denied(id) };
         let is_remembered = || self.absent.get(id).is_some_and(|at| now.duration_since(*at) < memory);
@@ -143,8 +143,9 @@ impl Reading {
         matches!(&self.known, Known::Complete(filter) if !filter.may_contain(id))
     }
 
-    /// An id is wanted; the first `offer` is to be stored if Postgres has nothing. The reader is told again of what it was
-    /// told of `patience` ago. Errors: `BACKPRESSURE` when `limit` ids are wanted already, or too much is offered.
+    /// An id is wanted; the first `offer` is to be stored if Postgres has nothing. The reader is told again of what
+    /// it was told of `patience` ago. Errors: `BACKPRESSURE` when `limit` ids are wanted already, or too much is
+    /// offered.
     pub fn want(
         &mut self,
         id: &str,

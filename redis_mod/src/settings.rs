@@ -86,8 +86,8 @@ pub static ABSENT_MEMORY_MS: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::n
 /// The secret that the digest key is derived from.
 pub static DIGEST_SECRET: LazyLock<RedisGILGuard<String>> = LazyLock::new(RedisGILGuard::default);
 
-/// The length of the stream. In a cluster there is none: the key `tandem:cdc` is served by one node, and what the others
-/// write could not be appended.
+/// The length of the stream. In a cluster there is none: the key `tandem:cdc` is served by one node, and what the
+/// others write could not be appended.
 #[derive(Debug, Default)]
 pub struct StreamLength(AtomicI64);
 

@@ -7,7 +7,8 @@ LANGUAGE sql BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION tandem.note_doubt IS 'notes that the log may not know of all that the items are';
 
--- Runs after each statement of anybody that makes or changes tables; all but those on tables of tandem are let go at once.
+-- Runs after each statement of anybody that makes or changes tables; all but those on tables of tandem are let go at
+-- once.
 CREATE FUNCTION tandem.tables_changed() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -87,8 +88,8 @@ END
 $$;
 COMMENT ON FUNCTION tandem.table_rewritten IS 'notes that a column of the items has other values';
 
--- Runs after each DROP TABLE and DROP TRIGGER of anybody; all but those of what holds items are let go at once. Whoever may
--- not even look into the schema has dropped nothing of it.
+-- Runs after each DROP TABLE and DROP TRIGGER of anybody; all but those of what holds items are let go at once.
+-- Whoever may not even look into the schema has dropped nothing of it.
 CREATE FUNCTION tandem.objects_dropped() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

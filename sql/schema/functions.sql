@@ -1,5 +1,5 @@
--- Functions that are plain SQL over the tables and the helpers in Rust. Callers use their own rights. The names in their
--- bodies are bound here, once, so that nothing of a caller's path takes the place of what is meant.
+-- Functions that are plain SQL over the tables and the helpers in Rust. Callers use their own rights. The names in
+-- their bodies are bound here, once, so that nothing of a caller's path takes the place of what is meant.
 
 -- Of columns and not of a row, as a body that is bound to a row's type would forbid to change the type of a column.
 CREATE FUNCTION tandem.item_of(id text, version bigint, "timestamp" bigint, state text, payload jsonb, payload_blob bytea,
@@ -148,7 +148,8 @@ CREATE FUNCTION tandem.discard_dead_letter(seq bigint) RETURNS boolean LANGUAGE 
 END;
 COMMENT ON FUNCTION tandem.discard_dead_letter IS 'gives up a revision that was set aside; true if it was there';
 
--- Forgets all but the last runs of checks of each link and of all other peers together, and those of links that are gone.
+-- Forgets all but the last runs of checks of each link and of all other peers together, and those of links that are
+-- gone.
 CREATE FUNCTION tandem.forget_checks(kept integer) RETURNS void LANGUAGE sql BEGIN ATOMIC
     DELETE FROM tandem.checks c WHERE c.run IN (
         SELECT o.run FROM (SELECT a.run, a.link, p.is_peer,

@@ -52,8 +52,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION tandem.item_status IS 'whether an item is here only, on its way to Redis, or on both sides';
 
--- VOLATILE, so that its snapshot is taken when the log is locked already. Whether the log reaches back is asked of the log
--- as it is now, which an older snapshot does not show. What this transaction has written is not committed.
+-- VOLATILE, so that its snapshot is taken when the log is locked already. Whether the log reaches back is asked of
+-- the log as it is now, which an older snapshot does not show. What this transaction has written is not committed.
 CREATE FUNCTION tandem.changes_since(since text DEFAULT NULL, lim bigint DEFAULT NULL)
 RETURNS TABLE (pos text, id text, op text, version bigint, "timestamp" bigint, state text, type text, payload jsonb,
     payload_blob bytea, hash text, etag text, audit jsonb, origin text)

@@ -1,6 +1,7 @@
 -- What a dump brings goes on to where it belongs, however it is restored.
 
--- The values of columns that users added, for a dump: it does not carry their columns, as the table is the extension's.
+-- The values of columns that users added, for a dump: it does not carry their columns, as the table is the
+-- extension's.
 CREATE FUNCTION tandem.more_of(item jsonb) RETURNS jsonb
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT nullif(item - (SELECT array_agg(a.attname::text) FROM pg_catalog.pg_attribute a

@@ -51,9 +51,9 @@ REVOKE EXECUTE ON FUNCTION tandem.restore_items(), tandem.restore_columns(), tan
     tandem.rebuild_blocks(), tandem.mend_blocks(text),
     tandem.forget_tombstones(bigint, bigint) FROM PUBLIC;
 
--- Of a function for triggers nobody needs the right to call it but who makes the trigger. And functions in Rust look up the
--- names in their statements on a path of their own. Those that write items, many times a second, set it themselves,
--- together with what they need of the planner. Those that are called for each row have no statements.
+-- Of a function for triggers nobody needs the right to call it but who makes the trigger. And functions in Rust look
+-- up the names in their statements on a path of their own. Those that write items, many times a second, set it
+-- themselves, together with what they need of the planner. Those that are called for each row have no statements.
 DO $$
 DECLARE
     f record;

@@ -102,8 +102,8 @@ CREATE TABLE tandem.tombstones (
 CREATE INDEX tombstones_timestamp ON tandem.tombstones USING brin ("timestamp") WITH (autosummarize);
 COMMENT ON TABLE tandem.tombstones IS 'removed ids, kept so that nothing resurrects them';
 
--- The log of changes: one row a change, in a few slots that are emptied in rotation instead of vacuumed. A row is known
--- by its transaction and its number in that. Written by the library alone, in this order of columns.
+-- The log of changes: one row a change, in a few slots that are emptied in rotation instead of vacuumed. A row is
+-- known by its transaction and its number in that. Written by the library alone, in this order of columns.
 CREATE TABLE tandem.changes (
     xid bigint NOT NULL,
     version bigint NOT NULL,
@@ -207,8 +207,8 @@ CREATE TABLE tandem.unlinked (
 );
 COMMENT ON TABLE tandem.unlinked IS 'links that were removed here and are not detached in Redis yet';
 
--- How far the entries of each server of Redis, which numbers them anew after each start, were joined for a link: all up
--- to seq but those in open. What is pulled again after a crash is known by it.
+-- How far the entries of each server of Redis, which numbers them anew after each start, were joined for a link: all
+-- up to seq but those in open. What is pulled again after a crash is known by it.
 CREATE TABLE tandem.joined (
     link text NOT NULL,
     run text NOT NULL,

@@ -1,6 +1,6 @@
--- Capture: whatever way items are written, version, timestamp and hash come out right and the log is complete. All of it is
--- in the library, fires for every row, and also in the part of a replica. Triggers fire in the order of their names:
--- before a row is stored tandem's is the last, after it the first.
+-- Capture: whatever way items are written, version, timestamp and hash come out right and the log is complete. All of
+-- it is in the library, fires for every row, and also in the part of a replica. Triggers fire in the order of their
+-- names: before a row is stored tandem's is the last, after it the first.
 
 CREATE FUNCTION tandem.capture_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tandem_capture_row';
 CREATE FUNCTION tandem.capture_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tandem_capture_change';
@@ -14,8 +14,8 @@ CREATE TRIGGER _tandem_capture AFTER INSERT OR UPDATE OR DELETE ON tandem.items
     FOR EACH ROW EXECUTE FUNCTION tandem.capture_change();
 ALTER TABLE tandem.items ENABLE ALWAYS TRIGGER zz_tandem_row, ENABLE ALWAYS TRIGGER _tandem_capture;
 
--- Row triggers of the whole are those of each part, statement triggers are not. TRUNCATE names all tables below the one
--- that it is given, so only those with rows have its trigger.
+-- Row triggers of the whole are those of each part, statement triggers are not. TRUNCATE names all tables below the
+-- one that it is given, so only those with rows have its trigger.
 CREATE FUNCTION tandem.add_triggers(target regclass, has_rows boolean) RETURNS void
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

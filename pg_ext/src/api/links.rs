@@ -95,8 +95,8 @@ fn link(
     })())
 }
 
-/// Removes a link. True if it was there. A worker detaches it in Redis as soon as that answers; with `force` nobody tries,
-/// and Redis, if it still knows the link, keeps for it what is written there.
+/// Removes a link. True if it was there. A worker detaches it in Redis as soon as that answers; with `force` nobody
+/// tries, and Redis, if it still knows the link, keeps for it what is written there.
 #[pg_extern(volatile, parallel_unsafe)]
 fn unlink(name: Option<&str>, force: default!(Option<bool>, "false")) -> bool {
     const REMOVE: &str = "WITH gone AS (DELETE FROM tandem.links l WHERE l.name = $1 RETURNING l.name, l.url, l.run), \

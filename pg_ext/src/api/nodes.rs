@@ -9,9 +9,9 @@ use tandem_shared::{Error, Fingerprint};
 
 type NodeRow = (Option<String>, Option<String>, i64, Option<String>, i64);
 
-/// The Redis server of a link, or each master of its cluster with its slots: number and hash of its items, and what waits
-/// there for the link. The last row, without a name, is all of them together: its hash is that of `merkle_root` where
-/// both sides hold the same. Errors: `NOLINK`.
+/// The Redis server of a link, or each master of its cluster with its slots: number and hash of its items, and what
+/// waits there for the link. The last row, without a name, is all of them together: its hash is that of `merkle_root`
+/// where both sides hold the same. Errors: `NOLINK`.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
 fn link_nodes(

@@ -1,4 +1,5 @@
-//! What a check asks of this Postgres when another one runs it: the functions `tandem.peer_…`, with their caller's rights.
+//! What a check asks of this Postgres when another one runs it: the functions `tandem.peer_…`, with their caller's
+//! rights.
 
 use super::arguments::given;
 use super::reconcile::Within;
@@ -122,8 +123,8 @@ fn ids(ids: Option<Vec<Option<String>>>) -> Outcome<Vec<String>> {
     Ok(ids)
 }
 
-/// The current revisions of ids, encoded, without tombstones that may be dropped any moment; NULL of those that no longer
-/// fit the answer, and of those that cannot be read, with the reason. Errors: `INVALID`.
+/// The current revisions of ids, encoded, without tombstones that may be dropped any moment; NULL of those that no
+/// longer fit the answer, and of those that cannot be read, with the reason. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn peer_fetch(
     ids: Option<Vec<Option<String>>>,

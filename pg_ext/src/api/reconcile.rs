@@ -139,9 +139,9 @@ impl Side {
 
 type ReconcileRow = (String, i64, i64, i64, i64, i64, Vec<String>, i64, Option<String>);
 
-/// Compares both sides of a link, or this Postgres and a peer (a URL), under a prefix, and unless `dry_run` mends what
-/// differs by joining both ways; at most `max_rows` ids that differ. Errors: `NOLINK` where there is no such link or the
-/// digest secrets differ, `INVALID`.
+/// Compares both sides of a link, or this Postgres and a peer (a URL), under a prefix, and unless `dry_run` mends
+/// what differs by joining both ways; at most `max_rows` ids that differ. Errors: `NOLINK` where there is no such
+/// link or the digest secrets differ, `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
 fn reconcile(

@@ -212,8 +212,8 @@ fn count_on(id: &str, version: i64) -> Outcome<()> {
     })
 }
 
-/// Notes the removal of every row of a table that is about to be emptied. TRUNCATE empties it of all rows, also of those
-/// that its transaction cannot see.
+/// Notes the removal of every row of a table that is about to be emptied. TRUNCATE empties it of all rows, also of
+/// those that its transaction cannot see.
 fn emptied(call: &Call<'_>) -> Outcome<()> {
     let (columns, table) = (&call.columns, call.table());
     // SAFETY: the table is open and locked against everybody; the scan ends here, and an error ends the transaction.

@@ -200,8 +200,8 @@ pub fn noted_of_table(name: &'static CStr, read: impl FnOnce() -> Outcome<i64>) 
     Ok(noted)
 }
 
-/// A tuple of a table of items, taken apart once: a call of the server for each value that is looked at took as long as
-/// all that is decided with them.
+/// A tuple of a table of items, taken apart once: a call of the server for each value that is looked at took as long
+/// as all that is decided with them.
 pub struct Row {
     pub tuple: pg_sys::HeapTuple,
     pub shape: pg_sys::TupleDesc,

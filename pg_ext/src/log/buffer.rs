@@ -197,8 +197,8 @@ fn write(entries: &[&Entry]) -> Outcome<()> {
     Ok(())
 }
 
-/// Puts a change into a slot of a tuple: slot, xid, version, timestamp, logged_at, seq, count, op, id, sum, origin, in the
-/// order of table `tandem.changes`.
+/// Puts a change into a slot of a tuple: slot, xid, version, timestamp, logged_at, seq, count, op, id, sum, origin,
+/// in the order of table `tandem.changes`.
 ///
 /// # Safety
 /// `filled` must be an empty slot of that table's shape.

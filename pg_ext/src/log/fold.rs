@@ -459,8 +459,8 @@ fn merge_small(client: &mut SpiClient<'_>, changed: &[Block]) -> Outcome<()> {
     Ok(())
 }
 
-/// Counts the blocks below a prefix again and mends those that do not add up to their items; how many those were. Nobody
-/// waits for it but folds. Errors: `INVALID`.
+/// Counts the blocks below a prefix again and mends those that do not add up to their items; how many those were.
+/// Nobody waits for it but folds. Errors: `INVALID`.
 #[pg_extern(volatile, parallel_unsafe)]
 fn mend_blocks(prefix: default!(Option<&str>, "''")) -> i64 {
     store::refuse_read_only(c"tandem.mend_blocks()");

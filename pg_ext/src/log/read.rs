@@ -73,8 +73,8 @@ pub struct Part {
     pub rows: usize,
 }
 
-/// The rows that a position does not cover, in order, each beside the statement's snapshot; the snapshot alone if there is
-/// none. Rows of transactions that were open come first: their numbers are below the bound.
+/// The rows that a position does not cover, in order, each beside the statement's snapshot; the snapshot alone if
+/// there is none. Rows of transactions that were open come first: their numbers are below the bound.
 const READ: &str = "SELECT s.seen, c.xid, c.seq, c.id, c.origin IS NOT DISTINCT FROM $5, c.count > 0 \
     FROM (SELECT pg_catalog.pg_current_snapshot()::text AS seen) s LEFT JOIN LATERAL ( \
         (SELECT c.xid, c.seq, c.id, c.origin, c.count FROM unnest($2::bigint[], $3::integer[]) o (xid, seq) \

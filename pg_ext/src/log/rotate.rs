@@ -15,8 +15,8 @@ const SLOTS: i16 = 3;
 /// A slot of so many bytes is followed by the next one.
 const SLOT_BYTES: i64 = 16 * 1024 * 1024;
 
-/// The slot that is written. A look that is a moment old does no harm: a slot may have rows at any time, and is emptied
-/// only if nobody has written it and not ended yet.
+/// The slot that is written. A look that is a moment old does no harm: a slot may have rows at any time, and is
+/// emptied only if nobody has written it and not ended yet.
 pub fn present_slot() -> Outcome<i16> {
     // Read by every transaction that writes, so kept until `rotate` says that it is another.
     Ok(noted_of_table(c"log_state", || latest_state(2))? as i16)
@@ -65,8 +65,8 @@ pub fn table_of(slot: i16) -> &'static CStr {
     }
 }
 
-/// Goes on to the next slot of the log when the present one is full, and empties those that everybody is past. The worker
-/// does it every few seconds.
+/// Goes on to the next slot of the log when the present one is full, and empties those that everybody is past. The
+/// worker does it every few seconds.
 #[pg_extern(volatile, parallel_unsafe)]
 fn rotate_log() {
     crate::store::refuse_read_only(c"tandem.rotate_log()");

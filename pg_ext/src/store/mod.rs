@@ -34,8 +34,8 @@ use tandem_shared::request::Operation;
 use tandem_shared::{Digest, DigestKey, Error, Head, PayloadHash, Result, Revision, Timestamp};
 use write::{Outcomes, Writes, record_conflict};
 
-/// Ends a transaction that may only read, as on a standby, before it locks anything: that would fail there with an error
-/// of the server's inner workings.
+/// Ends a transaction that may only read, as on a standby, before it locks anything: that would fail there with an
+/// error of the server's inner workings.
 pub fn refuse_read_only(command: &CStr) {
     // SAFETY: raises an error, or reads the transaction's state.
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
@@ -107,8 +107,8 @@ fn run_all(operations: Vec<(String, Operation)>, name: Name) -> Outcome<Vec<Done
     // The place of an operation that came second.
     let second = Cell::new(0);
     for _ in 0..ATTEMPTS_MAX {
-        // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a ring
-        // with others. A single operation has stored nothing then.
+        // A batch that came second to a new id begins again, without the locks it has: with them it could wait in a
+        // ring with others. A single operation has stored nothing then.
         let done = match operations.as_slice() {
             [single] if !single.is_tombstone() => attempt(&operations, name, &second)?,
             all => undoable(|| attempt(all, name, &second))?,

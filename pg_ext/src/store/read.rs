@@ -236,8 +236,8 @@ fn fetch_with(client: &SpiClient<'_>, ids: Vec<&str>) -> Outcome<Page> {
     Ok(page)
 }
 
-/// The revision of a row of [`FETCH`], or which rule it breaks. What its JSON takes as text beyond its size as it is stored is
-/// added to `bytes`.
+/// The revision of a row of [`FETCH`], or which rule it breaks. What its JSON takes as text beyond its size as it is
+/// stored is added to `bytes`.
 fn revision_of(
     row: &SpiHeapTupleData<'_>,
     json: Option<AnyElement>,

@@ -5,8 +5,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgTryBuilder;
 use std::panic::AssertUnwindSafe;
 
-/// Runs `work` in a subtransaction. What it did stays if it returns a value; with nothing or an error it is undone, and
-/// the locks it took are let go.
+/// Runs `work` in a subtransaction. What it did stays if it returns a value; with nothing or an error it is undone,
+/// and the locks it took are let go.
 pub fn undoable<T>(work: impl FnOnce() -> Outcome<Option<T>>) -> Outcome<Option<T>> {
     // SAFETY: plain reads of the backend's own state, which are put back below, as PL/pgSQL does around a block with
     // an exception clause.

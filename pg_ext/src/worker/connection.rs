@@ -27,8 +27,8 @@ pub struct Connection {
     reader: BufReader<Socket>,
     parser: Parser,
     host: String,
-    /// A part of a command or of a reply is under way. After an interrupt in the middle of one nobody knows what the next
-    /// bytes answer.
+    /// A part of a command or of a reply is under way. After an interrupt in the middle of one nobody knows what the
+    /// next bytes answer.
     is_midway: bool,
     /// Bytes sent and received, for reports.
     pub bytes: u64,

@@ -1,10 +1,11 @@
-//! Joining what was pulled from Redis: in one transaction if possible, and otherwise in smaller and smaller parts, so that
-//! an entry that cannot be stored, or whose row somebody has locked, delays no other.
+//! Joining what was pulled from Redis: in one transaction if possible, and otherwise in smaller and smaller parts, so
+//! that an entry that cannot be stored, or whose row somebody has locked, delays no other.
 //!
-//! What loses is recorded in the transaction that finds it: a client's revision that is behind what is here, and what is
-//! here and has not gone to Redis yet where a client there went on without it. An entry that was joined before, and is
-//! pulled again after a crash, is no loss; each server of Redis counts its entries, and how far they were joined is kept
-//! in `tandem.joined`, in the same transaction. A server that was started again counts anew, and the log is asked.
+//! What loses is recorded in the transaction that finds it: a client's revision that is behind what is here, and what
+//! is here and has not gone to Redis yet where a client there went on without it. An entry that was joined before,
+//! and is pulled again after a crash, is no loss; each server of Redis counts its entries, and how far they were
+//! joined is kept in `tandem.joined`, in the same transaction. A server that was started again counts anew, and the
+//! log is asked.
 
 use super::losers::{joined_before as were_here, passed_since};
 use super::peer::{self, Answer, Refusal};
@@ -38,7 +39,8 @@ pub struct Entry {
     pub is_superseded: bool,
     /// Redis has dropped its copy, and is to get back what is here when this is joined.
     pub is_wanted_back: bool,
-    /// It was asked for before the two sides were compared, which may have brought a later one: where the log was then.
+    /// It was asked for before the two sides were compared, which may have brought a later one: where the log was
+    /// then.
     pub compared_since: Option<Rc<Position>>,
 }
 
@@ -117,8 +119,8 @@ impl Joining<'_> {
         if failed.kind == FailureKind::Passing {
             self.unlucky += 1;
             if !self.is_lucky && self.unlucky >= UNLUCKY_MAX {
-                // A trigger may give any SQLSTATE for any number of items. Whether it is the server shows where none of
-                // them is written.
+                // A trigger may give any SQLSTATE for any number of items. Whether it is the server shows where none
+                // of them is written.
                 if self.attempt(&[]).is_err() {
                     return Err(failed);
                 }
@@ -175,7 +177,8 @@ impl Joining<'_> {
         Ok(at_stake)
     }
 
-    /// Whether nobody has lost by each of some entries that came too late: it was joined before, or Redis had gone on from it.
+    /// Whether nobody has lost by each of some entries that came too late: it was joined before, or Redis had gone on
+    /// from it.
     fn are_known(&self, stale: &[&Entry]) -> Outcome<Vec<bool>> {
         let revisions: Vec<(&str, &Revision)> =
             stale.iter().map(|entry| (entry.id.as_str(), &entry.revision)).collect();
@@ -274,8 +277,8 @@ impl Entry {
         }
     }
 
-    /// Whether it is to be tried again after it was refused, when so many have been joined since the session began. A lock is
-    /// waited for as long as somebody holds it. Whatever else is said of this entry alone does not pass.
+    /// Whether it is to be tried again after it was refused, when so many have been joined since the session began. A
+    /// lock is waited for as long as somebody holds it. Whatever else is said of this entry alone does not pass.
     pub fn is_worth_another_try(&mut self, refusal: &Refusal, joined: u64) -> bool {
         if self.tries == 0 {
             self.others = joined;
@@ -292,7 +295,8 @@ impl Entry {
     }
 }
 
-/// Tries of an entry that fails while others do not, or for a reason that is not the server's. One is made every 250 ms.
+/// Tries of an entry that fails while others do not, or for a reason that is not the server's. One is made every 250
+/// ms.
 const TRIES_MAX: u32 = 40;
 /// Tries of an entry that fails for a reason of the server's while there are no others.
 const TRIES_ALONE_MAX: u32 = 1200;
@@ -332,8 +336,8 @@ impl Held {
         std::mem::take(&mut self.entries).into_values().flatten().collect()
     }
 
-    /// Redis is to get back what is here of an id. True if entries of it are held: then it gets that when they are joined,
-    /// as what is here now is older.
+    /// Redis is to get back what is here of an id. True if entries of it are held: then it gets that when they are
+    /// joined, as what is here now is older.
     pub fn owe_back(&mut self, id: &str) -> bool {
         let entries = self.entries.values_mut().flatten().filter(|entry| entry.id == id);
         entries.map(|entry| entry.is_wanted_back = true).count() > 0

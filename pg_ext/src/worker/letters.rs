@@ -1,5 +1,6 @@
 //! Dead letters: revisions that one side could not take, set aside so that they stop nobody, and tried again on
-//! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked for.
+//! request. What is to go to Redis is pushed by the link's session; what came from Redis is joined where it is asked
+//! for.
 
 use super::connection::Broken;
 use super::peer::{Named, read};

@@ -80,8 +80,8 @@ impl Link {
     }
 }
 
-/// Whether the log holds all that has come since a position. It may not where the link's row is older than the rest of the
-/// database, as one that was restored.
+/// Whether the log holds all that has come since a position. It may not where the link's row is older than the rest
+/// of the database, as one that was restored.
 pub fn is_covered(position: &Position) -> Outcome<bool> {
     let emptied = log::emptied()?;
     snapshot::of_this_moment(|| {
@@ -101,7 +101,8 @@ pub struct Noted<'a> {
     pub generation: i64,
 }
 
-/// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's. False if the link is another.
+/// Changes columns of a link's row. `assignments` are SQL, and so literals of the caller's. False if the link is
+/// another.
 pub fn set(noted: Noted<'_>, assignments: &'static str) -> Outcome<bool> {
     let statement =
         format!("UPDATE tandem.links SET {assignments} WHERE name = $1 AND generation = $2 RETURNING true");
@@ -137,8 +138,8 @@ pub fn note_pushed(noted: Noted<'_>, position: &Position, count: usize) -> Outco
     changed(statement, &args)
 }
 
-/// Notes that both sides were compared, with Redis as `run` says, and what was logged up to a position with them. False if
-/// the link is another.
+/// Notes that both sides were compared, with Redis as `run` says, and what was logged up to a position with them.
+/// False if the link is another.
 pub fn note_compared(noted: Noted<'_>, run: &str, position: &Position) -> Outcome<bool> {
     let statement = "UPDATE tandem.links SET needs_check = false, compare_due = false, run = $3, log_position = $4 \
         WHERE name = $1 AND generation = $2 RETURNING true";

@@ -29,8 +29,8 @@ impl Lock {
         // Of all processes of a server the same, as they have one library.
         let mut hasher = DefaultHasher::new();
         link.hash(&mut hasher);
-        // An object of the catalog pg_extension. Those that have locks of the server's have part 0. The lock is not given up
-        // when a transaction fails, as those of the server's own method are.
+        // An object of the catalog pg_extension. Those that have locks of the server's have part 0. The lock is not
+        // given up when a transaction fails, as those of the server's own method are.
         let tag = pg_sys::LOCKTAG {
             // SAFETY: set once, when the process connected.
             locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),

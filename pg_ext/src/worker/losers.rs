@@ -1,9 +1,10 @@
 //! Which revisions of Redis that came too late have lost, and which were here before.
 //!
-//! Redis sends again what it was not told to be taken: after a crash on either side, and as a new run of itself with new
-//! numbers when it comes back from its files. Then Postgres may have gone on from what is sent, and nobody has lost. The log
-//! tells: it holds what was joined, by version and time of writing. It reaches back over the last 16 MiB at least, and over
-//! ten minutes. What is older than that is taken for a loser, as no loss is to go without a record.
+//! Redis sends again what it was not told to be taken: after a crash on either side, and as a new run of itself with
+//! new numbers when it comes back from its files. Then Postgres may have gone on from what is sent, and nobody has
+//! lost. The log tells: it holds what was joined, by version and time of writing. It reaches back over the last 16
+//! MiB at least, and over ten minutes. What is older than that is taken for a loser, as no loss is to go without a
+//! record.
 
 use crate::error::Outcome;
 use crate::log::Position;
@@ -36,8 +37,8 @@ pub fn joined_before(revisions: &[(&str, &Revision)]) -> Outcome<Vec<bool>> {
     })
 }
 
-/// Whether a link has brought a revision that is not older than each of these since a position of the log. Redis had gone on
-/// from those, and who did had seen them.
+/// Whether a link has brought a revision that is not older than each of these since a position of the log. Redis had
+/// gone on from those, and who did had seen them.
 pub fn passed_since(since: &Position, link: &str, revisions: &[(&str, &Revision)]) -> Outcome<Vec<bool>> {
     let ids: Vec<&str> = revisions.iter().map(|(id, _)| *id).collect();
     Spi::connect(|client| {

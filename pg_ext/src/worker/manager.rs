@@ -45,8 +45,8 @@ pub extern "C-unwind" fn tandem_manager_main(_argument: pg_sys::Datum) {
             continue;
         }
         if !is_noted {
-            // The server was started, or has recovered from a crash of one of its processes, which undoes commits that did
-            // not wait for the disk.
+            // The server was started, or has recovered from a crash of one of its processes, which undoes commits
+            // that did not wait for the disk.
             let noted = transaction(|| Ok(Spi::run("UPDATE tandem.links SET compare_due = true")?));
             is_noted = noted.is_ok();
             report(noted);

@@ -1,5 +1,5 @@
-//! What a session holds of one Redis server, or of one master of a cluster: the connection on which it pulls, and how far
-//! it has come. Each server counts for itself.
+//! What a session holds of one Redis server, or of one master of a cluster: the connection on which it pulls, and how
+//! far it has come. Each server counts for itself.
 
 use super::connection::{Broken, Connection};
 use super::joining::{Entry, Held, JoinedBefore, Pull, forget_others, join, joined_before};
@@ -101,8 +101,8 @@ impl Node {
         }
     }
 
-    /// Notes that the two sides were compared, when the log was at a position: what was asked for before that may be older
-    /// than what the comparison has brought from the same server.
+    /// Notes that the two sides were compared, when the log was at a position: what was asked for before that may be
+    /// older than what the comparison has brought from the same server.
     pub fn was_compared(&mut self, at: &Rc<Position>) {
         if self.asked.is_some() {
             self.compared_since.get_or_insert_with(|| at.clone());

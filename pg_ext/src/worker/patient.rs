@@ -24,8 +24,8 @@ impl Events {
     pub fn new(sockets: usize) -> Events {
         let room = sockets + 2;
         let (none, no_socket) = (std::ptr::null_mut(), pg_sys::PGINVALID_SOCKET);
-        // SAFETY: MyLatch is this process' own latch. The set belongs to no resource owner and to the context that lives
-        // as long as the process, and is freed when this is dropped.
+        // SAFETY: MyLatch is this process' own latch. The set belongs to no resource owner and to the context that
+        // lives as long as the process, and is freed when this is dropped.
         let set = unsafe {
             #[cfg(any(feature = "pg17", feature = "pg18"))]
             let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), room as i32);

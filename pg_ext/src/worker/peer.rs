@@ -61,8 +61,8 @@ pub trait Peer: Replica<Error = Broken> {
     /// Whether its digests are made with the secret that has this check value (hex).
     fn has_key(&mut self, check: &str) -> Result<bool, Broken>;
 
-    /// The current revisions of ids, as many as fit a page, without the tombstones that may be dropped any moment: those
-    /// no longer say which way to join.
+    /// The current revisions of ids, as many as fit a page, without the tombstones that may be dropped any moment:
+    /// those no longer say which way to join.
     fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken>;
 
     /// The digests of those of the ids that are there.
@@ -92,7 +92,8 @@ pub trait Peer: Replica<Error = Broken> {
         Ok(vec![false; revisions.len()])
     }
 
-    /// Counts what its fingerprints of a range are made of again and mends what does not add up. Returns how much that was.
+    /// Counts what its fingerprints of a range are made of again and mends what does not add up. Returns how much
+    /// that was.
     fn recount(&mut self, _: &Range) -> Result<u64, Broken> {
         Ok(0)
     }
@@ -219,7 +220,8 @@ pub fn fetch_binding(ids: &[String]) -> Outcome<Page> {
     Ok(Page { found, later, unreadable })
 }
 
-/// Reads ids here, together if all of them can be read, and otherwise each by itself, so that one that cannot be is named.
+/// Reads ids here, together if all of them can be read, and otherwise each by itself, so that one that cannot be is
+/// named.
 pub fn read(
     local: &impl Local,
     ids: &[String],

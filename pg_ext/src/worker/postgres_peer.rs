@@ -51,9 +51,9 @@ pub fn is_postgres(url: &str) -> bool {
     url.starts_with("postgresql://") || url.starts_with("postgres://")
 }
 
-/// Reads the URL of a Postgres. The certificate of the server is always checked where there is TLS, and so is its name,
-/// so the two words of libpq that ask for it mean no more than `require`. Errors: `INVALID`, without the URL, which
-/// may hold a password.
+/// Reads the URL of a Postgres. The certificate of the server is always checked where there is TLS, and so is its
+/// name, so the two words of libpq that ask for it mean no more than `require`. Errors: `INVALID`, without the URL,
+/// which may hold a password.
 pub fn config_of(url: &str) -> Result<Config, Error> {
     let url = ["verify-ca", "verify-full"]
         .iter()

@@ -1,8 +1,8 @@
 //! A link's reader: it asks Redis which ids somebody waits for there, reads them here and sends them. A process of its
 //! own, so that no reader waits for a long join or comparison of the link's session.
 //!
-//! What it reads may be outdated when it arrives; it is joined there, and the session pushes what was logged meanwhile,
-//! as an id that is being fetched counts as present.
+//! What it reads may be outdated when it arrives; it is joined there, and the session pushes what was logged
+//! meanwhile, as an id that is being fetched counts as present.
 
 use super::connection::{Broken, Connection};
 use super::link::Link;

@@ -244,8 +244,8 @@ impl Remote<'_> {
         Ok(integer(&reply)? == 1)
     }
 
-    /// The current revisions of ids, as many as fit a page, or why one cannot be read; and the number of ids that it answers
-    /// for.
+    /// The current revisions of ids, as many as fit a page, or why one cannot be read; and the number of ids that it
+    /// answers for.
     #[allow(clippy::type_complexity, reason = "a revision or a reason by id")]
     pub fn fetch(
         &mut self,
@@ -314,8 +314,8 @@ pub(super) fn answer(value: Value) -> Result<Answer, Broken> {
     }
 }
 
-/// Codes of errors that say something of the server or of the connection: it has no room, is no master, is not ready, or
-/// lets this user not write.
+/// Codes of errors that say something of the server or of the connection: it has no room, is no master, is not ready,
+/// or lets this user not write.
 const OF_THE_SERVER: [&str; 26] = [
     "ASK",
     "BACKPRESSURE",
@@ -345,8 +345,8 @@ const OF_THE_SERVER: [&str; 26] = [
     "WRONGPASS",
 ];
 
-/// What an error of Redis says of another try. One that is neither the module's for an item nor the server's own may be
-/// of this item for ever.
+/// What an error of Redis says of another try. One that is neither the module's for an item nor the server's own may
+/// be of this item for ever.
 fn kind_of(reason: &str) -> FailureKind {
     let code = reason.split(' ').next().unwrap_or_default();
     // A server without the module, or with another one.

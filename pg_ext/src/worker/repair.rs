@@ -261,9 +261,9 @@ pub fn check(
 /// How often both sides' fingerprints are compared once more while writes go on.
 const EXPLAINED_MAX: usize = 8;
 
-/// Compares the fingerprints of ranges that were compared once more: where they differ, an id differs. If none does and
-/// nothing has moved meanwhile, a side's fingerprints do not add up; they are counted again, and if that does not help the
-/// check does not say that the sides are equal.
+/// Compares the fingerprints of ranges that were compared once more: where they differ, an id differs. If none does
+/// and nothing has moved meanwhile, a side's fingerprints do not add up; they are counted again, and if that does not
+/// help the check does not say that the sides are equal.
 fn explain(
     left: &mut dyn Peer,
     right: &mut dyn Peer,
@@ -342,8 +342,8 @@ fn compare(
 /// Ids looked at in one step where the right side holds some only.
 const HELD_PAGE: usize = 1000;
 
-/// As [`check`] where the right side holds some of the ids of a range: every one that it holds is compared, which takes
-/// work by their number.
+/// As [`check`] where the right side holds some of the ids of a range: every one that it holds is compared, which
+/// takes work by their number.
 pub fn check_held(
     left: &mut dyn Peer,
     right: &mut dyn Peer,
@@ -419,8 +419,8 @@ struct Fate {
     waits_for: Option<String>,
 }
 
-/// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those whose
-/// content no longer fitted beside that of the others.
+/// Looks again at ids that differed, as one may have been on its way, and mends those that still do. Returns those
+/// whose content no longer fitted beside that of the others.
 fn page_of(
     left: &mut dyn Peer,
     right: &mut dyn Peer,
@@ -534,8 +534,8 @@ fn tell_taken(
     Ok(())
 }
 
-/// Keeps what has lost on the left side by a join there, though nobody has seen it yet: a revision of the right side that still
-/// waits to come over, and one of the left side that still waits to go.
+/// Keeps what has lost on the left side by a join there, though nobody has seen it yet: a revision of the right side
+/// that still waits to come over, and one of the left side that still waits to go.
 fn keep_losers(
     left: &mut dyn Peer,
     right: &mut dyn Peer,

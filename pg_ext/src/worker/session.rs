@@ -132,8 +132,8 @@ impl Owed {
     }
 }
 
-/// Transactions of the worker's own. What they attempt is told to the other side, so that it must be on disk then: what they
-/// write, and what they read.
+/// Transactions of the worker's own. What they attempt is told to the other side, so that it must be on disk then:
+/// what they write, and what they read.
 pub struct Own;
 
 /// How long a check waits for somebody's lock.
@@ -319,8 +319,8 @@ impl Session {
         }
     }
 
-    /// Compares the two roots of what both sides are to have, which are a few numbers: whatever a crash or a restore of one side
-    /// has undone shows in them.
+    /// Compares the two roots of what both sides are to have, which are a few numbers: whatever a crash or a restore
+    /// of one side has undone shows in them.
     fn roots_differ(&self, talk: &mut Shards, link: &Link) -> Result<bool, Broken> {
         let (mirrored, _) = link.scope.ranges();
         let mut here = Here { local: Own, link: Some(&self.name), origin: &self.name };
@@ -381,8 +381,8 @@ impl Session {
         Ok(Some(link).filter(|link| !link.is_paused))
     }
 
-    /// Whether nobody else will see to what Redis has of the link: it has gone with the whole extension, which may have been
-    /// made anew since.
+    /// Whether nobody else will see to what Redis has of the link: it has gone with the whole extension, which may
+    /// have been made anew since.
     fn is_orphan(&self) -> Outcome<bool> {
         const IS_THERE: &str = "SELECT to_regclass('tandem.unlinked') IS NOT NULL";
         const IS_KNOWN: &str = "SELECT EXISTS (SELECT FROM tandem.links l WHERE l.name = $1) \
@@ -482,8 +482,8 @@ impl Session {
         checked.map(|()| report)
     }
 
-    /// Pushes the tombstones of a range that are owed. A comparison does not find a removal that Redis has not heard of, and the
-    /// next put there would be a first version that loses against the tombstone here.
+    /// Pushes the tombstones of a range that are owed. A comparison does not find a removal that Redis has not heard
+    /// of, and the next put there would be a first version that loses against the tombstone here.
     fn push_tombstones(&self, talk: &mut Shards, range: &Range, owed: &Owed) -> Result<(), Broken> {
         let mut after: Option<String> = None;
         loop {
@@ -507,8 +507,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes in what was pulled from a node. Returns whether a comparison is due: Redis dropped everything, or had no room
-    /// for what it is to get back.
+    /// Takes in what was pulled from a node. Returns whether a comparison is due: Redis dropped everything, or had no
+    /// room for what it is to get back.
     fn take(
         &self,
         talk: &mut Shards,
@@ -553,8 +553,8 @@ impl Session {
         Ok(everything || !is_back)
     }
 
-    /// Joins entries of a node. Those that somebody is in the way of stay with the node. `back` gets the ids of which Redis is
-    /// to have what is here.
+    /// Joins entries of a node. Those that somebody is in the way of stay with the node. `back` gets the ids of which
+    /// Redis is to have what is here.
     fn join(
         &self,
         talk: &mut Shards,

@@ -1,5 +1,5 @@
-//! A Redis as one side of a check and of a link: a server, or all masters of a cluster. Redis sends each command with a
-//! key on to the node that has its slot, so in a cluster revisions are joined one a command.
+//! A Redis as one side of a check and of a link: a server, or all masters of a cluster. Redis sends each command with
+//! a key on to the node that has its slot, so in a cluster revisions are joined one a command.
 
 use super::connection::{Broken, Connection};
 use super::peer::{Answer, Named, Peer, is_old_tombstone, key_check};
@@ -70,8 +70,8 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Connects to the server of a URL and to all masters of its cluster. Where it does not answer, one of `others` does
-    /// as well. With `link` they are the other side of that link.
+    /// Connects to the server of a URL and to all masters of its cluster. Where it does not answer, one of `others`
+    /// does as well. With `link` they are the other side of that link.
     pub fn open(url: &str, others: &[String], link: Option<&str>, attach: Attach) -> Result<Shards, Broken> {
         let first = Connection::open(url);
         let mut first = match others {
@@ -262,8 +262,8 @@ impl Shards {
         Ok(is_there)
     }
 
-    /// Pushes revisions in parts of bounded size. Errors: also when a revision is refused for a reason that passes and is
-    /// not its fault.
+    /// Pushes revisions in parts of bounded size. Errors: also when a revision is refused for a reason that passes
+    /// and is not its fault.
     pub fn push(&mut self, revisions: &[(&str, Vec<u8>)]) -> Result<Vec<Answer>, Broken> {
         let mut answers = Vec::with_capacity(revisions.len());
         let mut rest = revisions;
@@ -283,8 +283,8 @@ impl Shards {
         Ok(answers)
     }
 
-    /// Pushes a revision again, by itself, that was refused for a reason of which nobody knows whether it passes. What it is
-    /// refused for in the end is said of it, and stops no other.
+    /// Pushes a revision again, by itself, that was refused for a reason of which nobody knows whether it passes.
+    /// What it is refused for in the end is said of it, and stops no other.
     fn insist(&mut self, revision: &(&str, Vec<u8>), mut answer: Answer) -> Result<Answer, Broken> {
         for _ in 1..TRIES_MAX {
             match &answer {
@@ -400,7 +400,8 @@ impl Peer for Shards {
     }
 
     fn fetch(&mut self, ids: &[String]) -> Result<Page, Broken> {
-        // Of all of them: an id may be on its way from one to another, and the tombstones of a slot stay where they were.
+        // Of all of them: an id may be on its way from one to another, and the tombstones of a slot stay where they
+        // were.
         let (key, mut found) = (settings::digest_key(), HashMap::<String, Revision>::new());
         let mut unreadable = HashMap::new();
         let mut asked = ids;

@@ -18,8 +18,8 @@ pub fn topology(connection: &mut Connection) -> Result<Option<Topology>, Broken>
     }
 }
 
-/// Asks which node has which slots. `CLUSTER SHARDS` says it too, but from Redis 7.2 on leaves a master whose place was
-/// taken in the shard of the one that took it, and may list slots twice or not at all once nodes were taken out.
+/// Asks which node has which slots. `CLUSTER SHARDS` says it too, but from Redis 7.2 on leaves a master whose place
+/// was taken in the shard of the one that took it, and may list slots twice or not at all once nodes were taken out.
 fn owners(connection: &mut Connection) -> Result<Vec<(u16, u16, String)>, Broken> {
     let asked = connection.ask(redis::cmd("CLUSTER").arg("SLOTS")).map_err(|broken| {
         match broken.0.starts_with("NOPERM") {
@@ -50,8 +50,8 @@ fn read(shards: Value, asked: &mut Connection) -> Result<Topology, Broken> {
             let mut node = Fields::of(node)?;
             let id = text(node.take("id")?)?;
             let is_owner = owners.iter().any(|(_, _, owner)| *owner == id);
-            // A master without slots may have something that was written to it before it lost them. One that is gone has
-            // nothing any more that we could get.
+            // A master without slots may have something that was written to it before it lost them. One that is gone
+            // has nothing any more that we could get.
             let is_master = text(node.take("role")?)? == "master";
             let is_there = text(node.take("health")?)? == "online";
             if !is_owner && (!is_master || !is_there) {

@@ -23,8 +23,8 @@ pub struct Failed {
 pub enum FailureKind {
     /// The data is refused, and will be again.
     Data,
-    /// Code of a user, as a trigger, says of this data that somebody is in the way or that the server cannot do it. It may
-    /// say so for ever.
+    /// Code of a user, as a trigger, says of this data that somebody is in the way or that the server cannot do it.
+    /// It may say so for ever.
     Claimed,
     /// Somebody else is in the way, of this data and maybe of no other.
     Lock,
@@ -33,8 +33,8 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// Of an SQLSTATE, and of whether the server itself gives it. Whatever is not known to pass does not: triggers, constraints
-    /// and functions of users may give any.
+    /// Of an SQLSTATE, and of whether the server itself gives it. Whatever is not known to pass does not: triggers,
+    /// constraints and functions of users may give any.
     fn of(sql_state: &str, is_of_server: bool) -> FailureKind {
         let kind = match sql_state {
             // Lock not available. Deadlock, and other ways of two transactions to be in each other's way.
@@ -89,9 +89,9 @@ pub fn transaction<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     .execute()
 }
 
-/// Keeps the extension from being dropped until the present transaction ends. DROP EXTENSION locks the extension first and
-/// then one table after another; a worker that has a table then would wait for the next one, and one of the two would
-/// have to fail.
+/// Keeps the extension from being dropped until the present transaction ends. DROP EXTENSION locks the extension
+/// first and then one table after another; a worker that has a table then would wait for the next one, and one of the
+/// two would have to fail.
 fn hold_extension() {
     // SAFETY: inside a transaction, of which this is the first lock; whoever drops the extension is waited for.
     unsafe {
@@ -103,8 +103,8 @@ fn hold_extension() {
     }
 }
 
-/// As [`transaction`], for what is acknowledged elsewhere when it has committed: it is on this server's disk then, whatever
-/// the settings say, and with it everything that it saw. It waits for a lock no longer than so long.
+/// As [`transaction`], for what is acknowledged elsewhere when it has committed: it is on this server's disk then,
+/// whatever the settings say, and with it everything that it saw. It waits for a lock no longer than so long.
 pub fn durable<T>(lock_timeout: &CStr, work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
     let value = transaction(|| {
         set_local(c"lock_timeout", lock_timeout);
@@ -224,7 +224,8 @@ fn described(error: &CaughtError) -> Failed {
     let state = report.sql_error_code() as i32;
     // SAFETY: gives a text of the server's own memory, which the next call overwrites.
     let state = unsafe { CStr::from_ptr(pg_sys::unpack_sql_state(state)) }.to_string_lossy().into_owned();
-    // What a statement of a language raises has the language's name as its domain, and what a library of C raises the server's.
+    // What a statement of a language raises has the language's name as its domain, and what a library of C raises the
+    // server's.
     let is_of_server = report.domain().is_none_or(|domain| !domain.starts_with("pl"));
     let kind = FailureKind::of(&state, is_of_server);
     Failed { message: report.message().to_owned(), kind, is_cancel: is_of_server && state == "57014" }

@@ -1,4 +1,5 @@
-//! Detaches removed links in Redis, however long that is away: it keeps for a link that it knows whatever is written there.
+//! Detaches removed links in Redis, however long that is away: it keeps for a link that it knows whatever is written
+//! there.
 
 use super::connection::Broken;
 use super::locks::{Kind, Lock};

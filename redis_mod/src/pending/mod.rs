@@ -4,9 +4,9 @@
 //! dropped, or a foreign revision of the same version replaced it) is kept aside, encoded, until acknowledged.
 //!
 //! Each link has a queue of its own, of what it carries and is to be told. An id that is in no queue is not in the
-//! set. A link takes what is in its queue in order, but it need not take all: what somebody is in the way of on the other
-//! side stays in the queue behind what is acknowledged, and so does what can neither be read nor has left when it is
-//! its turn, as Redis deletes no expired copy while it holds writes back.
+//! set. A link takes what is in its queue in order, but it need not take all: what somebody is in the way of on the
+//! other side stays in the queue behind what is acknowledged, and so does what can neither be read nor has left when
+//! it is its turn, as Redis deletes no expired copy while it holds writes back.
 //!
 //! No Redis type here: the rules are tested without a server.
 
@@ -188,9 +188,9 @@ impl Pending {
         ids.map(|(id, _)| id.as_ref()).take_while(move |id| end.as_deref().is_none_or(|end| *id < end))
     }
 
-    /// Whether a link has taken all that it takes of what has a number up to `seq`, as far as a client has to wait for it
-    /// that has written some of it; `None` for one that nobody knows. What the link has gone past, because somebody is in
-    /// its way, nobody waits for who has not written it.
+    /// Whether a link has taken all that it takes of what has a number up to `seq`, as far as a client has to wait
+    /// for it that has written some of it; `None` for one that nobody knows. What the link has gone past, because
+    /// somebody is in its way, nobody waits for who has not written it.
     pub fn has_taken(&self, link: &Link, seq: u64, client: Option<u64>) -> bool {
         let is_foreign = |number: &u64| {
             let queued = link.queue.get(number).or_else(|| link.passed_over.get(number));
@@ -244,8 +244,8 @@ impl Pending {
         true
     }
 
-    /// A link has taken everything up to `seq` that it was told of, but for what has the numbers `except` and for the ids
-    /// refused. Returns how many entries nobody waits for any more.
+    /// A link has taken everything up to `seq` that it was told of, but for what has the numbers `except` and for the
+    /// ids refused. Returns how many entries nobody waits for any more.
     pub fn acknowledge(&mut self, name: &str, seq: u64, except: &[u64], refused: &[&str]) -> Option<usize> {
         let seq = seq.min(self.last_seq);
         let link = self.links.get_mut(name)?;
@@ -294,8 +294,8 @@ impl Pending {
     /// An id was written here, or by `origin`. `seq` replays a given number (replica, AOF). Returns its sequence
     /// number, or `None` when no link waits for it.
     ///
-    /// What a link brings over a copy that was dropped before it was taken is not what the id comes to have, which is what
-    /// that copy and this make together: it is brought back all the same.
+    /// What a link brings over a copy that was dropped before it was taken is not what the id comes to have, which is
+    /// what that copy and this make together: it is brought back all the same.
     pub fn written(&mut self, id: &str, origin: Option<&str>, seq: Option<u64>) -> Option<u64> {
         for link in self.links.values_mut().filter(|link| !link.refused.is_empty()) {
             link.refused.remove(id);

@@ -26,8 +26,8 @@ pub struct Link {
     pub tombstone_page: Option<TombstonePage>,
     /// What waits for it, by number.
     pub(super) queue: BTreeMap<u64, Queued>,
-    /// What waits for it, and could not be read when it was its turn. It gets another number, and is back in the queue, when
-    /// that has changed.
+    /// What waits for it, and could not be read when it was its turn. It gets another number, and is back in the
+    /// queue, when that has changed.
     pub(super) passed_over: BTreeMap<u64, Queued>,
     /// The numbers since which something waits for it, with those under which it waits now.
     pub(super) owed: BTreeMap<u64, u64>,

@@ -58,7 +58,8 @@ pub fn client_id(context: &Context) -> u64 {
     unsafe { raw::RedisModule_GetClientId.map_or(0, |id| id(context.get_raw())) }
 }
 
-/// The same if it is a client with a connection. A script, and another module, write in the name of a client of their own.
+/// The same if it is a client with a connection. A script, and another module, write in the name of a client of their
+/// own.
 pub fn known_client(context: &Context) -> Option<u64> {
     let client = client_id(context);
     // SAFETY: the call is allowed without a place for the answer, and says then whether there is such a client.

@@ -45,8 +45,8 @@ pub fn replay(context: &Context, id: &str, planned: Planned, books: Option<(u64,
     Ok(())
 }
 
-/// Puts an item into the keyspace as a file had it, with no word to the links. Where the key's name is no id, it is in no
-/// book.
+/// Puts an item into the keyspace as a file had it, with no word to the links. Where the key's name is no id, it is
+/// in no book.
 pub fn restore(context: &Context, name: &RedisString, item: Item) -> Result<()> {
     let Some(id) = id_of_key(name) else {
         let _own = OwnWrite::begin()?;

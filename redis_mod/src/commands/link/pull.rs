@@ -79,8 +79,8 @@ impl Wanted {
     }
 }
 
-/// Looks once more at what was passed over. Where Redis may delete what has expired it does so at this look, and what is
-/// kept of that waits under another number; the rest gets one here, unless it is as it was.
+/// Looks once more at what was passed over. Where Redis may delete what has expired it does so at this look, and what
+/// is kept of that waits under another number; the rest gets one here, unless it is as it was.
 fn look_again(context: &Context, number: i32, name: &str) -> Result<()> {
     let passed_over = engine::with_database(number, |database| {
         let link = database.pending.link(name);
